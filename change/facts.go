@@ -1,0 +1,117 @@
+package change
+
+// Setting is one assignment of a unit file, in the order of effect.
+type Setting struct {
+	Section string
+	Key     string
+	Value   string
+	File    string // the fragment or drop-in that it stands in
+}
+
+// Use is a path that a unit depends on, found by reading the tree.
+type Use struct {
+	Path string // after symlinks: where the content is
+	// Kind is one of exec, interpreter, soname, script, module, environment,
+	// credential, bind, config, root.
+	Kind string
+	Via  string // what leads to it: the binary that needs the library, the script that imports the module
+}
+
+// Unit is one unit as a tree defines it: the fragment and all drop-ins.
+type Unit struct {
+	Name     string // "nginx.service", instances by their own name
+	Fragment string // path; "" where only drop-ins exist
+	DropIns  []string
+	Masked   bool
+	Settings []Setting // after resets by empty assignment
+	Uses     []Use     // services only; what its processes run and read
+}
+
+// Tree is what a root says by itself.
+type Tree struct {
+	Units map[string]*Unit // by name; aliases point to the same unit
+	// Reached are the units that a boot of this tree starts: what the default
+	// target reaches, and what its timers, sockets and paths trigger. The
+	// value names the unit that leads to it.
+	Reached map[string]string
+}
+
+// UnitState is a unit as the running manager holds it.
+type UnitState struct {
+	Name                string
+	Names               []string // aliases, Name among them
+	LoadState           string
+	ActiveState         string
+	SubState            string
+	Type                string // Type= of a service
+	RemainAfterExit     bool
+	MainPID             int
+	InvocationID        string
+	ControlGroup        string
+	CanReload           bool
+	FragmentPath        string
+	RefuseManualStart   bool
+	RefuseManualStop    bool
+	StateChangeMonoUSec uint64   // monotonic
+	LastStartUSec       uint64   // how long the last start took; 0 unknown
+	ActiveEnterMonoUSec uint64   // monotonic
+	RequiredBy          []string // what a stop or restart of this unit reaches:
+	RequisiteOf         []string
+	BoundBy             []string
+	ConsistsOf          []string // the inverse of PartOf=
+	PropagatesReloadTo  []string
+	PropagatesStopTo    []string
+	TriggeredBy         []string
+	Triggers            []string
+	NRestarts           uint32
+}
+
+// Active tells whether the unit runs or is about to.
+func (u *UnitState) Active() bool {
+	switch u.ActiveState {
+	case "active", "activating", "reloading", "refreshing":
+		return true
+	}
+	return false
+}
+
+// InodeKey identifies an object on a running system, for this boot.
+type InodeKey struct{ Dev, Ino uint64 }
+
+// Hit is a process that uses an object that goes, or a mount namespace that a
+// swap would damage.
+type Hit struct {
+	Unit string // "" where the process belongs to no unit of the system manager
+	// UserUnit names the user manager's unit where the process is below one.
+	UserUnit string
+	PID      int
+	Comm     string
+	Kind     string // mapped, exec, namespace
+	Path     string // the path that changes
+	// Leftover: the process is older than its unit's present invocation.
+	Leftover bool
+	// Setuid: the process runs a set-id program that a user started.
+	Setuid bool
+}
+
+// Facts is the running host, as far as a plan needs it.
+type Facts struct {
+	// Running: systemd is PID 1 and its units were read.
+	Running bool
+	// Units by name, aliases included.
+	Units    map[string]*UnitState
+	Hits     []Hit
+	Warnings []string
+	// Own are the units that liveupd and the session which called it run in.
+	Own            []string
+	SystemdVersion int
+}
+
+// Input is all that the planner decides from.
+type Input struct {
+	Delta  *Delta
+	Old    *Tree
+	New    *Tree
+	Facts  *Facts
+	Policy Policy
+}

@@ -1,0 +1,94 @@
+package change
+
+// Progress is how far a phase has come.
+type Progress struct {
+	MessageType string `json:"message_type"` // "progress"
+	Phase       string `json:"phase"`        // reading, planning, staging, checking, committing, restarting, verifying, recovering
+	Done        int64  `json:"done"`         // of Unit
+	Total       int64  `json:"total"`        // 0 where not known
+	Unit        string `json:"unit"`         // bytes, files, units
+	Detail      string `json:"detail,omitempty"`
+}
+
+// StepResult is what came of one step.
+type StepResult struct {
+	MessageType string `json:"message_type,omitempty"` // "step" on a line of its own
+	Step        Step   `json:"step"`
+	Result      string `json:"result"` // done, failed, skipped, undone
+	Detail      string `json:"detail,omitempty"`
+	USec        int64  `json:"usec"`              // how long it took, in microseconds
+	Journal     string `json:"journal,omitempty"` // the unit's last journal lines, where it failed
+}
+
+// Report is what came of an apply, a restart, a rollback or a recovery.
+type Report struct {
+	MessageType string       `json:"message_type"` // "report"
+	Schema      int          `json:"schema"`
+	Verb        string       `json:"verb"`   // apply, rollback, recover, restart
+	ID          string       `json:"id"`     // the transaction
+	PlanID      string       `json:"plan"`   // the plan that was carried out
+	Result      string       `json:"result"` // done, nothing-to-do, failed, rolled-back, undone, pending
+	Error       string       `json:"error,omitempty"`
+	Hint        string       `json:"hint,omitempty"`
+	Steps       []StepResult `json:"steps"`
+	HostAction  Action       `json:"host_action"` // what is still pending
+	Deferred    []UnitPlan   `json:"deferred,omitempty"`
+	Warnings    []string     `json:"warnings"`
+	SwapUSec    int64        `json:"swap_usec,omitempty"` // the window in which old and new could be met
+}
+
+// Generation is one transaction that lies in the store.
+type Generation struct {
+	ID         string   `json:"id"`
+	State      string   `json:"state"` // staging, committing, swapped, restarting, verified, rolling-back, rolled-back
+	Time       int64    `json:"time"`  // when it began, seconds since the epoch
+	Source     string   `json:"source"`
+	Name       string   `json:"name,omitempty"`
+	Version    string   `json:"version,omitempty"`
+	Sequence   uint64   `json:"sequence,omitempty"`
+	PlanID     string   `json:"plan"`
+	Changes    Counts   `json:"changes"`
+	Retained   bool     `json:"retained"` // its old files are kept: it can be rolled back
+	HostAction Action   `json:"host_action"`
+	Deferred   []string `json:"deferred,omitempty"` // units that still wait
+}
+
+// Stale is a unit that runs code or configuration which is no longer what its paths hold.
+type Stale struct {
+	Unit    string   `json:"unit"`
+	Action  Action   `json:"action"`
+	Reasons []Reason `json:"reasons"`
+}
+
+// CheckReport is what check found.
+type CheckReport struct {
+	MessageType string   `json:"message_type"` // "report"
+	Schema      int      `json:"schema"`
+	Verb        string   `json:"verb"` // check
+	Units       []Stale  `json:"units"`
+	HostAction  Action   `json:"host_action"`
+	HostReasons []Reason `json:"host_reasons"`
+	Sessions    []Hit    `json:"sessions"` // processes of logged-in users, which no restart of a unit reaches
+	Examined    int      `json:"examined"` // processes that were looked at
+	Warnings    []string `json:"warnings"`
+}
+
+// Damage is one path that is not what the last committed manifest says.
+type Damage struct {
+	Path    string   `json:"path"`
+	Problem string   `json:"problem"` // missing, unexpected, differs
+	Aspects []string `json:"aspects,omitempty"`
+	Owner   string   `json:"owner"` // damage (the image's) or machine (the machine may change it)
+	Detail  string   `json:"detail,omitempty"`
+}
+
+// VerifyReport is what verify found.
+type VerifyReport struct {
+	MessageType string   `json:"message_type"` // "report"
+	Schema      int      `json:"schema"`
+	Verb        string   `json:"verb"` // verify
+	Generation  string   `json:"generation"`
+	Checked     int      `json:"checked"`
+	Damage      []Damage `json:"damage"`
+	Warnings    []string `json:"warnings"`
+}

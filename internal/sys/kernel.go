@@ -1,0 +1,85 @@
+package sys
+
+import (
+	"errors"
+	"fmt"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// Call is one mutating call, as the fault hook sees it.
+type Call struct {
+	Name string // the system call's name
+	Path string // what it acts on, relative to its directory descriptor
+	To   string // the second path of renameat2, linkat and symlinkat
+	Len  int    // bytes to write
+}
+
+// Fault is what a hook orders for one call: Err makes it fail without being
+// made, Short cuts a write to that many bytes. The zero value lets it pass.
+type Fault struct {
+	Err   error
+	Short int
+}
+
+// Hook sees each mutating call before it is made, from any goroutine.
+type Hook func(Call) Fault
+
+// Kernel makes the calls that change something. The zero value and nil make
+// them straight; WithHook gives one that asks first.
+type Kernel struct{ hook Hook }
+
+// WithHook returns a Kernel that asks hook before each mutating call.
+func WithHook(hook Hook) *Kernel { return &Kernel{hook: hook} }
+
+func (k *Kernel) fault(c Call) Fault {
+	if k == nil || k.hook == nil {
+		return Fault{}
+	}
+	return k.hook(c)
+}
+
+// do makes a mutating call: asks the hook, retries on EINTR, and names the
+// call and its paths in the error.
+func (k *Kernel) do(c Call, call func() error) error {
+	if f := k.fault(c); f.Err != nil {
+		return callError(c, f.Err)
+	}
+	for {
+		err := call()
+		if !errors.Is(err, unix.EINTR) {
+			return callError(c, err)
+		}
+	}
+}
+
+func callError(c Call, err error) error {
+	if err == nil {
+		return nil
+	}
+	if c.To != "" {
+		return &os.LinkError{Op: c.Name, Old: c.Path, New: c.To, Err: err}
+	}
+	return &os.PathError{Op: c.Name, Path: c.Path, Err: err}
+}
+
+// retry makes a reading call until it is not interrupted.
+func retry(name, path string, call func() error) error {
+	for {
+		err := call()
+		if !errors.Is(err, unix.EINTR) {
+			return callError(Call{Name: name, Path: path}, err)
+		}
+	}
+}
+
+// UnsupportedError names what the kernel or file system lacks and what has it.
+type UnsupportedError struct {
+	Feature string
+	Needs   string
+}
+
+func (e *UnsupportedError) Error() string {
+	return fmt.Sprintf("%s is not supported here (needs %s)", e.Feature, e.Needs)
+}
