@@ -17,10 +17,13 @@ type Call struct {
 }
 
 // Fault is what a hook orders for one call: Err makes it fail without being
-// made, Short cuts a write to that many bytes. The zero value lets it pass.
+// made (EINTR: it is asked for again, as the kernel's own would be), Short cuts
+// a write to that many bytes, Skip reports success without making the call: the
+// negative control of a protection. The zero value lets it pass.
 type Fault struct {
 	Err   error
 	Short int
+	Skip  bool
 }
 
 // Hook sees each mutating call before it is made, from any goroutine.
@@ -43,11 +46,15 @@ func (k *Kernel) fault(c Call) Fault {
 // do makes a mutating call: asks the hook, retries on EINTR, and names the
 // call and its paths in the error.
 func (k *Kernel) do(c Call, call func() error) error {
-	if f := k.fault(c); f.Err != nil {
-		return callError(c, f.Err)
-	}
 	for {
-		err := call()
+		f := k.fault(c)
+		if f.Skip {
+			return nil
+		}
+		err := f.Err
+		if err == nil {
+			err = call()
+		}
 		if !errors.Is(err, unix.EINTR) {
 			return callError(c, err)
 		}

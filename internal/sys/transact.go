@@ -1,0 +1,114 @@
+package sys
+
+import (
+	"errors"
+	"io"
+	"runtime"
+
+	"golang.org/x/sys/unix"
+)
+
+// Space is what a file system has left.
+type Space struct {
+	BlockSize  int64
+	Total      int64 // bytes
+	Available  int64 // bytes, for this process: root may use the reserve
+	Inodes     int64 // 0 where the file system does not count them
+	InodesFree int64
+}
+
+// Statfs reads what the file system below dir has left: fstatfs(2).
+func Statfs(dir *FD) (Space, error) {
+	var st unix.Statfs_t
+	err := retry("fstatfs", dir.name, func() error { return unix.Fstatfs(dir.n, &st) })
+	runtime.KeepAlive(dir)
+	if err != nil {
+		return Space{}, err
+	}
+	free := st.Bavail
+	if unix.Geteuid() == 0 {
+		free = st.Bfree
+	}
+	return Space{
+		BlockSize: st.Bsize, Total: int64(st.Blocks) * st.Bsize, Available: int64(free) * st.Bsize,
+		Inodes: int64(st.Files), InodesFree: int64(st.Ffree),
+	}, nil
+}
+
+// Attrs are the inode flags that make the kernel answer EPERM.
+type Attrs struct {
+	Immutable bool
+	Append    bool
+}
+
+// StatAttrs reads the inode flags of name below dir without following it.
+func StatAttrs(dir *FD, name string) (Attrs, error) {
+	var st unix.Statx_t
+	err := retry("statx", name, func() error {
+		return unix.Statx(dir.n, name, unix.AT_SYMLINK_NOFOLLOW|unix.AT_EMPTY_PATH, unix.STATX_TYPE, &st)
+	})
+	runtime.KeepAlive(dir)
+	if err != nil {
+		return Attrs{}, err
+	}
+	set := st.Attributes & st.Attributes_mask
+	return Attrs{Immutable: set&unix.STATX_ATTR_IMMUTABLE != 0, Append: set&unix.STATX_ATTR_APPEND != 0}, nil
+}
+
+// OpenForWriting tells whether any process holds the open regular file open for
+// writing or mapped shared-writable, by asking for a read lease and giving it
+// back: the kernel refuses one exactly then. Running executables do not count.
+// Where leases are not to be had (another's file without CAP_LEASE, a file
+// system without them) the answer is no.
+func OpenForWriting(f *FD) (bool, error) {
+	err := retry("fcntl F_SETLEASE", f.name, func() error {
+		_, err := unix.FcntlInt(uintptr(f.n), unix.F_SETLEASE, unix.F_RDLCK)
+		return err
+	})
+	switch {
+	case errors.Is(err, unix.EAGAIN):
+		return true, nil
+	case errors.Is(err, unix.EACCES), errors.Is(err, unix.EINVAL), errors.Is(err, unix.ENOLCK), errors.Is(err, unix.EOPNOTSUPP):
+		return false, nil
+	case err != nil:
+		return false, err
+	}
+	_, err = unix.FcntlInt(uintptr(f.n), unix.F_SETLEASE, unix.F_UNLCK)
+	runtime.KeepAlive(f)
+	return false, callError(Call{Name: "fcntl F_SETLEASE", Path: f.name}, err)
+}
+
+// TryLock takes an exclusive flock(2) that the descriptor holds until it is
+// closed; false: another holds it.
+func TryLock(f *FD) (bool, error) {
+	err := retry("flock", f.name, func() error { return unix.Flock(f.n, unix.LOCK_EX|unix.LOCK_NB) })
+	runtime.KeepAlive(f)
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// Read is an io.Reader's.
+func (f *FD) Read(b []byte) (int, error) {
+	var n int
+	err := retry("read", f.name, func() (err error) {
+		n, err = unix.Read(f.n, b)
+		return err
+	})
+	runtime.KeepAlive(f)
+	if err == nil && n == 0 && len(b) > 0 {
+		return 0, io.EOF
+	}
+	return max(n, 0), err
+}
+
+// StartWriteback asks the kernel to begin writing out an open file's dirty
+// pages, so that the barrier later has less to wait for: sync_file_range(2).
+// It promises nothing.
+func (k *Kernel) StartWriteback(f *FD) error {
+	defer runtime.KeepAlive(f)
+	return k.do(Call{Name: "sync_file_range", Path: f.name}, func() error {
+		return unix.SyncFileRange(f.n, 0, 0, unix.SYNC_FILE_RANGE_WRITE)
+	})
+}
