@@ -69,6 +69,9 @@ func (k *Kernel) Write(f *FD, b []byte) error {
 		if fault.Short > 0 && fault.Short < len(b) {
 			part = b[:fault.Short]
 		}
+		if errors.Is(fault.Err, unix.EINTR) {
+			continue
+		}
 		if fault.Err != nil {
 			return callError(c, fault.Err)
 		}
