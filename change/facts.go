@@ -1,6 +1,10 @@
 package change
 
-// Setting is one assignment of a unit file, in the order of effect.
+import "slices"
+
+// Setting is one assignment of a unit file, in the order of effect. An entry
+// of a .wants, .requires or .upholds directory stands as a Wants=, Requires=
+// or Upholds= in [Unit], with the entry's path as its File.
 type Setting struct {
 	Section string
 	Key     string
@@ -19,7 +23,8 @@ type Use struct {
 
 // Unit is one unit as a tree defines it: the fragment and all drop-ins.
 type Unit struct {
-	Name     string // "nginx.service", instances by their own name
+	Name     string   // "nginx.service", instances by their own name
+	Aliases  []string // further names, sorted
 	Fragment string // path; "" where only drop-ins exist
 	DropIns  []string
 	Masked   bool
@@ -34,6 +39,30 @@ type Tree struct {
 	// target reaches, and what its timers, sockets and paths trigger. The
 	// value names the unit that leads to it.
 	Reached map[string]string
+	// Warnings tell what could not be read or understood.
+	Warnings []string
+}
+
+// Chain gives the paths that lead from what the unit runs to path, both ends
+// among them: the binary, a library, the library that this one needs. It is
+// nil where the unit does not use path.
+func (u *Unit) Chain(path string) []string {
+	via := make(map[string]string, len(u.Uses))
+	for _, use := range u.Uses {
+		if _, ok := via[use.Path]; !ok {
+			via[use.Path] = use.Via
+		}
+	}
+	var out []string
+	for seen := map[string]bool{}; !seen[path]; path = via[path] {
+		if _, ok := via[path]; !ok {
+			break
+		}
+		seen[path] = true
+		out = append(out, path)
+	}
+	slices.Reverse(out)
+	return out
 }
 
 // UnitState is a unit as the running manager holds it.
