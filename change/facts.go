@@ -25,7 +25,7 @@ type Use struct {
 type Unit struct {
 	Name     string   // "nginx.service", instances by their own name
 	Aliases  []string // further names, sorted
-	Fragment string // path; "" where only drop-ins exist
+	Fragment string   // path; "" where only drop-ins exist
 	DropIns  []string
 	Masked   bool
 	Settings []Setting // after resets by empty assignment
