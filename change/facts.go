@@ -93,6 +93,11 @@ type UnitState struct {
 	TriggeredBy         []string
 	Triggers            []string
 	NRestarts           uint32
+	InvokedMonoUSec     uint64 // when the present invocation left the inactive state, monotonic
+	Result              string // of a service: "success", "exit-code", "timeout", ...
+	StatusText          string // what the service last said about itself by sd_notify
+	ExecMainCode        int32  // how its main process last ended, as waitid's si_code: 1 exited, 2 killed, 3 dumped core
+	ExecMainStatus      int32  // its exit status or signal
 }
 
 // Active tells whether the unit runs or is about to.
@@ -121,6 +126,9 @@ type Hit struct {
 	Leftover bool
 	// Setuid: the process runs a set-id program that a user started.
 	Setuid bool
+	// Container: the process belongs to a container that shares the host's files.
+	Container bool
+	Detail    string // one clause for a person, "" where the kind says it all
 }
 
 // Facts is the running host, as far as a plan needs it.
