@@ -98,6 +98,7 @@ type UnitState struct {
 	StatusText          string // what the service last said about itself by sd_notify
 	ExecMainCode        int32  // how its main process last ended, as waitid's si_code: 1 exited, 2 killed, 3 dumped core
 	ExecMainStatus      int32  // its exit status or signal
+	ConditionUnmet      bool   // its last start was skipped: a Condition= of it did not hold
 }
 
 // Active tells whether the unit runs or is about to.
