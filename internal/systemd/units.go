@@ -142,6 +142,9 @@ func unitState(name string, p map[string]dbus.Variant) *change.UnitState {
 	if u.Name == "" {
 		u.Name = name
 	}
+	if met, ok := p["ConditionResult"].Value().(bool); ok {
+		u.ConditionUnmet = !met && number(p, "ConditionTimestampMonotonic") > 0
+	}
 	// While a unit starts, ActiveEnter is still that of the start before.
 	if u.InvokedMonoUSec > 0 && u.ActiveEnterMonoUSec >= u.InvokedMonoUSec {
 		u.LastStartUSec = u.ActiveEnterMonoUSec - u.InvokedMonoUSec
