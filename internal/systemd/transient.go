@@ -34,6 +34,7 @@ type Running struct {
 	name    string
 	link    *link
 	signals chan *dbus.Signal
+	exit    Exit // as far as the signals have told
 }
 
 // Exit is how a transient service's main process ended.
@@ -58,11 +59,29 @@ func (c *Conn) StartTransient(ctx context.Context, t Transient) (*Running, error
 	if descriptors && refusesDescriptors(err) {
 		err = l.startTransient(ctx, t, false)
 	}
+	var failed *startJobError
+	if errors.As(err, &failed) && r.ran() {
+		err = nil
+	}
 	if err != nil {
 		l.jobs.RemoveSignal(r.signals)
 		return nil, fmt.Errorf("cannot start %s: %w", t.Name, err)
 	}
 	return r, nil
+}
+
+// startJobError is a start job that was enqueued and did not succeed.
+type startJobError struct{ result string }
+
+func (e *startJobError) Error() string { return fmt.Sprintf("its start job ended with %q", e.result) }
+
+// ran tells whether the program was executed although the start job failed:
+// one that ends at once is reported like that. systemd's own failures before
+// the execution have exit statuses of their own, systemd.exec(5).
+func (r *Running) ran() bool {
+	r.drain(unitPath(r.name), &r.exit)
+	const firstOwn, lastOwn = 200, 250
+	return r.exit.Known && (r.exit.Code != 1 || r.exit.Status < firstOwn || r.exit.Status > lastOwn)
 }
 
 func (l *link) startTransient(ctx context.Context, t Transient, descriptors bool) error {
@@ -77,7 +96,7 @@ func (l *link) startTransient(ctx context.Context, t Transient, descriptors bool
 	select {
 	case result := <-ended:
 		if result != "done" {
-			return fmt.Errorf("its start job ended with %q", result)
+			return &startJobError{result}
 		}
 		return nil
 	case <-ctx.Done():
@@ -93,7 +112,7 @@ func (t *Transient) properties(descriptors bool) []sdbus.Property {
 	}
 	props := []sdbus.Property{
 		sdbus.PropDescription(t.Description),
-		sdbus.PropExecStart(t.Argv, false),
+		sdbus.PropExecStart(verbatim(t.Argv), false),
 		sdbus.PropType("exec"),
 		// On a stop the main process alone gets SIGTERM: it decides itself
 		// whether to undo or to finish, and takes its children along.
@@ -115,7 +134,7 @@ func (t *Transient) properties(descriptors bool) []sdbus.Property {
 		props = append(props, prop("Environment", t.Env))
 	}
 	if len(t.ExecStopPost) > 0 {
-		post := sdbus.PropExecStart(t.ExecStopPost, false)
+		post := sdbus.PropExecStart(verbatim(t.ExecStopPost), false)
 		post.Name = "ExecStopPost"
 		props = append(props, post)
 	}
@@ -134,6 +153,15 @@ func (t *Transient) properties(descriptors bool) []sdbus.Property {
 	return props
 }
 
+// verbatim protects arguments from systemd's expansion of variables.
+func verbatim(argv []string) []string {
+	out := make([]string, len(argv))
+	for i, arg := range argv {
+		out[i] = strings.ReplaceAll(arg, "$", "$$")
+	}
+	return out
+}
+
 // refusesDescriptors tells whether a start failed because this systemd does
 // not take descriptors.
 func refusesDescriptors(err error) bool {
@@ -150,7 +178,6 @@ func refusesDescriptors(err error) bool {
 // there, and that the unit is gone counts as its end.
 func (r *Running) Wait(ctx context.Context) (Exit, error) {
 	defer func() { r.link.jobs.RemoveSignal(r.signals) }()
-	var exit Exit
 	path := unitPath(r.name)
 	poll := time.NewTicker(250 * time.Millisecond)
 	defer poll.Stop()
@@ -160,20 +187,20 @@ func (r *Running) Wait(ctx context.Context) (Exit, error) {
 			states, err := r.c.States(ctx, []string{r.name})
 			switch {
 			case ctx.Err() != nil:
-				return exit, fmt.Errorf("cannot wait for %s: %w", r.name, ctx.Err())
+				return r.exit, fmt.Errorf("cannot wait for %s: %w", r.name, ctx.Err())
 			case err != nil:
 				if err := r.reconnect(ctx); err != nil {
-					return exit, fmt.Errorf("cannot wait for %s: %w", r.name, err)
+					return r.exit, fmt.Errorf("cannot wait for %s: %w", r.name, err)
 				}
 				continue
 			}
 			u := states[0]
 			if !u.Active() && u.ActiveState != "deactivating" {
-				if !exit.Known && u.LoadState != "not-found" && u.ExecMainCode != 0 {
-					exit = Exit{Known: true, Code: u.ExecMainCode, Status: u.ExecMainStatus, Result: u.Result}
+				if !r.exit.Known && u.LoadState != "not-found" && u.ExecMainCode != 0 {
+					r.exit = Exit{Known: true, Code: u.ExecMainCode, Status: u.ExecMainStatus, Result: u.Result}
 				}
-				r.drain(path, &exit)
-				return exit, nil
+				r.drain(path, &r.exit)
+				return r.exit, nil
 			}
 		}
 		select {
@@ -183,11 +210,11 @@ func (r *Running) Wait(ctx context.Context) (Exit, error) {
 				look = true
 				continue
 			}
-			look = exit.see(sig, path)
+			look = r.exit.see(sig, path)
 		case <-poll.C:
 			look = true
 		case <-ctx.Done():
-			return exit, fmt.Errorf("cannot wait for %s: %w", r.name, ctx.Err())
+			return r.exit, fmt.Errorf("cannot wait for %s: %w", r.name, ctx.Err())
 		}
 	}
 }

@@ -56,7 +56,10 @@ func (c *Conn) Units(ctx context.Context) (map[string]*change.UnitState, error) 
 // read as they come: the cost is PID 1's, some 0.1 ms for each unit.
 func (c *Conn) States(ctx context.Context, names []string) ([]*change.UnitState, error) {
 	l := c.current()
-	type asked struct{ unit, service *dbus.Call }
+	type asked struct {
+		unit *dbus.Call
+		more []*dbus.Call // one for each of typeProps
+	}
 	calls := make([]asked, len(names))
 	// In slices, so that neither side's socket buffer stands full of questions
 	// while the other side's stands full of answers.
@@ -68,40 +71,46 @@ func (c *Conn) States(ctx context.Context, names []string) ([]*change.UnitState,
 		for i := from; i < to; i++ {
 			obj := l.jobs.Object(service, unitPath(names[i]))
 			calls[i].unit = obj.Go(propsIface+".GetAll", 0, make(chan *dbus.Call, 1), unitIface)
-			if iface := typeIface(names[i]); iface != "" {
-				calls[i].service = obj.Go(propsIface+".GetAll", 0, make(chan *dbus.Call, 1), iface)
+			// GetAll here would make PID 1 read the unit's cgroup files for
+			// its counters: twice the cost of all the rest.
+			iface, props := typeProps(names[i])
+			for _, prop := range props {
+				calls[i].more = append(calls[i].more, obj.Go(propsIface+".Get", 0, make(chan *dbus.Call, 1), iface, prop))
 			}
 		}
 		if err := l.cork.release(); err != nil {
 			return nil, fmt.Errorf("cannot read the states of units: %w", err)
 		}
 		for i := from; i < to; i++ {
-			props, err := l.answer(ctx, calls[i].unit)
-			if err != nil {
+			var props map[string]dbus.Variant
+			if err := l.answer(ctx, calls[i].unit, &props); err != nil {
 				return nil, fmt.Errorf("cannot read the state of %s: %w", names[i], err)
 			}
 			u := unitState(names[i], props)
-			if calls[i].service != nil {
-				if props, err = l.answer(ctx, calls[i].service); err != nil {
-					return nil, fmt.Errorf("cannot read the state of %s: %w", names[i], err)
+			clear(props)
+			_, wanted := typeProps(names[i])
+			for n, call := range calls[i].more {
+				var v dbus.Variant
+				if err := l.answer(ctx, call, &v); err != nil {
+					return nil, fmt.Errorf("cannot read %s of %s: %w", wanted[n], names[i], err)
 				}
-				serviceState(u, props)
+				props[wanted[n]] = v
 			}
+			serviceState(u, props)
 			out[i] = u
 		}
 	}
 	return out, nil
 }
 
-func (l *link) answer(ctx context.Context, call *dbus.Call) (map[string]dbus.Variant, error) {
-	var props map[string]dbus.Variant
+func (l *link) answer(ctx context.Context, call *dbus.Call, into any) error {
 	select {
 	case done := <-call.Done:
-		return props, done.Store(&props)
+		return done.Store(into)
 	case <-ctx.Done():
-		return nil, ctx.Err()
+		return ctx.Err()
 	case <-l.jobs.Context().Done():
-		return nil, errLost
+		return errLost
 	}
 }
 
@@ -109,20 +118,23 @@ func unitPath(name string) dbus.ObjectPath {
 	return dbus.ObjectPath("/org/freedesktop/systemd1/unit/" + sdbus.PathBusEscape(name))
 }
 
-// typeIface is the interface that has a unit's type-specific properties, ""
-// where none is needed.
-func typeIface(name string) string {
+// typeProps are the interface that has a unit's type-specific properties, and
+// those of them that are needed.
+func typeProps(name string) (iface string, props []string) {
 	switch name[strings.LastIndexByte(name, '.')+1:] {
 	case "service":
-		return serviceIface
+		return serviceIface, []string{
+			"ControlGroup", "Type", "RemainAfterExit", "MainPID", "NRestarts", "Result",
+			"StatusText", "ExecMainCode", "ExecMainStatus",
+		}
 	case "scope":
-		return "org.freedesktop.systemd1.Scope"
+		return "org.freedesktop.systemd1.Scope", []string{"ControlGroup", "Result"}
 	case "slice":
-		return "org.freedesktop.systemd1.Slice"
+		return "org.freedesktop.systemd1.Slice", []string{"ControlGroup"}
 	case "socket":
-		return "org.freedesktop.systemd1.Socket"
+		return "org.freedesktop.systemd1.Socket", []string{"Result"}
 	}
-	return ""
+	return "", nil
 }
 
 func unitState(name string, p map[string]dbus.Variant) *change.UnitState {
