@@ -1,0 +1,178 @@
+package rootfs
+
+import (
+	"bytes"
+	"cmp"
+	"fmt"
+	"path"
+	"slices"
+	"strings"
+
+	"github.com/liveupd/liveupd/change"
+)
+
+// dpkgInfo is where dpkg keeps each package's list of paths (dpkg(1), FILES).
+const dpkgInfo = "/var/lib/dpkg/info"
+
+// ucfRegistry names the package of each configuration file that ucf(1)
+// manages: those are in no package's list. Lines of a package and a path.
+const ucfRegistry = "/var/lib/ucf/registry"
+
+// PackageDB answers which packages own a path. Nothing is read before the
+// first question.
+type PackageDB struct{ t *tree }
+
+// Packages is the package database of a tree; one without dpkg owns nothing.
+func Packages(v View) *PackageDB { return &PackageDB{asTree(v)} }
+
+// Owners gives, for each of paths that packages own, their names, sorted. It
+// reads the whole database once (some 5 MB on a server), so ask for all paths
+// at once.
+func (db *PackageDB) Owners(paths ...string) (map[string][]string, error) {
+	// A package may list a path by its name of before the /usr merge.
+	asked := map[string]string{}
+	for _, p := range paths {
+		asked[p] = p
+		if rest, ok := strings.CutPrefix(p, "/usr"); ok {
+			top, _, _ := strings.Cut(strings.TrimPrefix(rest, "/"), "/")
+			if real, err := db.t.Resolve("/" + top); err == nil && real == "/usr/"+top {
+				asked[rest] = p
+			}
+		}
+	}
+	out := map[string][]string{}
+	if len(asked) == 0 {
+		return out, nil
+	}
+	names, err := db.t.ReadDir(dpkgInfo)
+	if err != nil {
+		var w warnings
+		if w.absent(err, "", "") {
+			return out, nil
+		}
+		return nil, fmt.Errorf("cannot read the package database: %w", err)
+	}
+	own := func(p string, pkg string) {
+		if want, ok := asked[p]; ok && !slices.Contains(out[want], pkg) {
+			out[want] = append(out[want], pkg)
+		}
+	}
+	for _, name := range names {
+		pkg, ok := strings.CutSuffix(name, ".list")
+		if !ok {
+			continue
+		}
+		pkg, _, _ = strings.Cut(pkg, ":") // libc6:amd64
+		b, err := db.t.ReadFile(join(dpkgInfo, name))
+		if err != nil {
+			return nil, fmt.Errorf("cannot read the package database: %w", err)
+		}
+		for len(b) > 0 {
+			line, rest, _ := bytes.Cut(b, []byte("\n"))
+			b = rest
+			if want, ok := asked[string(line)]; ok {
+				own(want, pkg)
+			}
+		}
+	}
+	if b, err := db.t.ReadFile(ucfRegistry); err == nil {
+		for line := range strings.Lines(string(b)) {
+			if f := strings.Fields(line); len(f) == 2 {
+				own(f[1], f[0])
+			}
+		}
+	}
+	for _, pkgs := range out {
+		slices.Sort(pkgs)
+	}
+	return out, nil
+}
+
+// foreignConfig are the parts of /etc that a package fills for another program
+// to read, so that owning the file says nothing about the package's service.
+// What a unit names itself (EnvironmentFile= in /etc/default) is a use already.
+var foreignConfig = []string{
+	"/etc/X11", "/etc/alternatives", "/etc/apparmor.d", "/etc/apt", "/etc/avahi/services", "/etc/bash_completion.d", "/etc/binfmt.d", "/etc/ca-certificates",
+	"/etc/cron.d", "/etc/cron.daily", "/etc/cron.hourly", "/etc/cron.monthly", "/etc/cron.weekly", "/etc/cron.yearly",
+	"/etc/dbus-1", "/etc/default", "/etc/depmod.d", "/etc/dhcp", "/etc/dpkg", "/etc/emacs", "/etc/fail2ban/filter.d", "/etc/fonts", "/etc/grub.d", "/etc/init.d", "/etc/init",
+	"/etc/initramfs-tools", "/etc/insserv.conf.d", "/etc/kernel", "/etc/ld.so.conf.d", "/etc/logcheck", "/etc/logrotate.d", "/etc/modprobe.d", "/etc/modules-load.d",
+	"/etc/network/if-down.d", "/etc/network/if-post-down.d", "/etc/network/if-pre-up.d", "/etc/network/if-up.d", "/etc/pam.d", "/etc/polkit-1", "/etc/profile.d",
+	"/etc/rc0.d", "/etc/rc1.d", "/etc/rc2.d", "/etc/rc3.d", "/etc/rc4.d", "/etc/rc5.d", "/etc/rc6.d", "/etc/rcS.d", "/etc/resolvconf", "/etc/rsyslog.d", "/etc/security", "/etc/skel", "/etc/ssl/certs",
+	"/etc/sudoers.d", "/etc/sysctl.d", "/etc/systemd/system", "/etc/systemd/user", "/etc/sysusers.d", "/etc/terminfo", "/etc/tmpfiles.d", "/etc/udev", "/etc/ufw",
+	"/etc/update-motd.d", "/etc/vim", "/etc/xdg",
+}
+
+// ConfigReaders adds to the services of t a use of kind config for each of
+// paths (below /etc) that the service's own package owns: the package that
+// owns both a file and a unit is the one whose service reads it. Where a
+// package has several services and the path names some of them
+// (/etc/systemd/logind.conf), only those read it. Templates stand for their
+// instances. The database is read only where some path may have a reader.
+func ConfigReaders(v View, t *change.Tree, paths []string) error {
+	var ask []string
+	for _, p := range paths {
+		if strings.HasPrefix(p, "/etc/") && !slices.ContainsFunc(foreignConfig, func(dir string) bool {
+			return strings.HasPrefix(p, dir+"/")
+		}) {
+			ask = append(ask, p)
+		}
+	}
+	if len(ask) == 0 {
+		return nil
+	}
+	units := map[string][]*change.Unit{} // by fragment
+	var fragments []string
+	for name, u := range t.Units {
+		if name != u.Name || !strings.HasSuffix(name, ".service") || u.Masked || u.Fragment == "" {
+			continue
+		}
+		if units[u.Fragment] == nil {
+			fragments = append(fragments, u.Fragment)
+		}
+		units[u.Fragment] = append(units[u.Fragment], u)
+	}
+	owners, err := Packages(v).Owners(slices.Concat(ask, fragments)...)
+	if err != nil {
+		return err
+	}
+	services := map[string][]*change.Unit{} // by package
+	for _, f := range fragments {
+		for _, pkg := range owners[f] {
+			services[pkg] = append(services[pkg], units[f]...)
+		}
+	}
+	slices.Sort(ask)
+	for _, p := range slices.Compact(ask) {
+		for _, pkg := range owners[p] {
+			for _, u := range readers(services[pkg], p) {
+				use := change.Use{Path: p, Kind: "config", Via: "package " + pkg}
+				if !slices.ContainsFunc(u.Uses, func(o change.Use) bool { return o.Path == p && o.Kind == "config" }) {
+					u.Uses = append(u.Uses, use)
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// readers chooses among a package's services the ones that a configuration
+// file is for.
+func readers(units []*change.Unit, p string) []*change.Unit {
+	if len(units) < 2 {
+		return units
+	}
+	stem := strings.TrimSuffix(path.Base(p), path.Ext(p))
+	var named []*change.Unit
+	for _, u := range units {
+		prefix, _, _, _ := nameParts(u.Name)
+		parts := strings.FieldsFunc(prefix, func(r rune) bool { return r == '-' || r == '_' })
+		if prefix == stem || slices.Contains(parts, stem) || strings.HasSuffix(prefix, "-"+stem) {
+			named = append(named, u)
+		}
+	}
+	if named != nil {
+		units = named
+	}
+	slices.SortFunc(units, func(a, b *change.Unit) int { return cmp.Compare(a.Name, b.Name) })
+	return units
+}
