@@ -270,7 +270,7 @@ func parseXattrs(s string) (map[string][]byte, error) {
 		if err != nil {
 			return nil, err
 		}
-		if name == "" || strings.ContainsRune(name, 0) || foreignXattr(name) {
+		if name == "" || strings.ContainsRune(name, 0) || change.MachineXattr(name) {
 			return nil, fmt.Errorf("extended attribute %s cannot be listed", quote(name))
 		}
 		raw, err := base64.StdEncoding.DecodeString(val)

@@ -9,7 +9,6 @@ import (
 	"maps"
 	"path/filepath"
 	"slices"
-	"strings"
 
 	"github.com/liveupd/liveupd/change"
 	"github.com/liveupd/liveupd/internal/sys"
@@ -285,20 +284,12 @@ func mismatch(want, got *change.Node) string {
 
 // ownXattrs leaves out what belongs to the machine and not to the tree.
 func ownXattrs(all map[string][]byte) map[string][]byte {
-	if !slices.ContainsFunc(slices.Collect(maps.Keys(all)), foreignXattr) {
+	if !slices.ContainsFunc(slices.Collect(maps.Keys(all)), change.MachineXattr) {
 		return all
 	}
 	own := maps.Clone(all)
-	maps.DeleteFunc(own, func(key string, _ []byte) bool { return foreignXattr(key) })
+	maps.DeleteFunc(own, func(key string, _ []byte) bool { return change.MachineXattr(key) })
 	return own
-}
-
-func foreignXattr(key string) bool {
-	switch key {
-	case "security.selinux", "security.ima", "security.evm":
-		return true
-	}
-	return strings.HasPrefix(key, "trusted.overlay.")
 }
 
 // Finish is called after the walk: all that the signed manifest lists must have been
