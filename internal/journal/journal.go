@@ -55,6 +55,7 @@ type Object struct {
 	Target string
 	Digest change.Digest
 	Xattrs map[string][]byte // of operations that change metadata in place only
+	Ctime  int64             // nanoseconds since the epoch; in memory only: the exchange changes it
 }
 
 // Kind is what one operation does.
