@@ -116,20 +116,20 @@ type InodeKey struct{ Dev, Ino uint64 }
 // Hit is a process that uses an object that goes, or a mount namespace that a
 // swap would damage.
 type Hit struct {
-	Unit string // "" where the process belongs to no unit of the system manager
+	Unit string `json:"unit,omitempty"` // "" where the process belongs to no unit of the system manager
 	// UserUnit names the user manager's unit where the process is below one.
-	UserUnit string
-	PID      int
-	Comm     string
-	Kind     string // mapped, exec, namespace
-	Path     string // the path that changes
+	UserUnit string `json:"user_unit,omitempty"`
+	PID      int    `json:"pid"`
+	Comm     string `json:"comm"`
+	Kind     string `json:"kind"` // mapped, exec, namespace
+	Path     string `json:"path"` // the path that changes
 	// Leftover: the process is older than its unit's present invocation.
-	Leftover bool
+	Leftover bool `json:"leftover,omitempty"`
 	// Setuid: the process runs a set-id program that a user started.
-	Setuid bool
+	Setuid bool `json:"setuid,omitempty"`
 	// Container: the process belongs to a container that shares the host's files.
-	Container bool
-	Detail    string // one clause for a person, "" where the kind says it all
+	Container bool   `json:"container,omitempty"`
+	Detail    string `json:"detail,omitempty"` // one clause for a person, "" where the kind says it all
 }
 
 // Facts is the running host, as far as a plan needs it.

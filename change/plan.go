@@ -75,7 +75,10 @@ type Reason struct {
 
 // UnitPlan is what happens to one unit.
 type UnitPlan struct {
-	Unit    string   `json:"unit"`
+	Unit string `json:"unit"`
+	// Manager is the user@ unit whose manager the unit belongs to, "" for the
+	// system's own units.
+	Manager string   `json:"manager,omitempty"`
 	Action  Action   `json:"action"`
 	Reasons []Reason `json:"reasons"`
 	// Propagated: systemd does it in the course of another unit's job; no job
