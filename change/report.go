@@ -56,6 +56,7 @@ type Generation struct {
 // Stale is a unit that runs code or configuration which is no longer what its paths hold.
 type Stale struct {
 	Unit    string   `json:"unit"`
+	Manager string   `json:"manager,omitempty"` // the user@ unit whose manager the unit belongs to
 	Action  Action   `json:"action"`
 	Reasons []Reason `json:"reasons"`
 }

@@ -1,0 +1,78 @@
+package planner
+
+import (
+	"maps"
+	"slices"
+
+	"github.com/liveupd/liveupd/change"
+)
+
+// Check decides what would bring a machine up to what its files hold, from the
+// processes that still use objects which are gone. Units are the manager's, by
+// name; they are empty where systemd is not PID 1, and then no process belongs
+// to a unit.
+func Check(hits []change.Hit, units map[string]*change.UnitState, examined int, warnings []string) *change.CheckReport {
+	p := newPlanning(change.Input{
+		Facts:  &change.Facts{Running: true, Units: units, Hits: hits, Warnings: warnings},
+		Policy: change.Policy{Max: change.ActionReboot},
+	})
+	sessions := []change.Hit{}
+	for _, h := range hits {
+		switch {
+		case h.Setuid || h.Kind == "mapped" && isData(h.Path):
+		case h.Leftover || isSession(h):
+			sessions = append(sessions, h)
+		default:
+			p.hit(h)
+		}
+	}
+	slices.SortFunc(sessions, compareHits)
+	p.bear()
+	p.settle()
+	out := &change.CheckReport{
+		MessageType: "report", Schema: schema, Verb: "check", Units: []change.Stale{}, Sessions: sessions,
+		HostAction: p.hostAction(), HostReasons: p.hostReasons(), Examined: examined,
+	}
+	for _, name := range slices.Sorted(maps.Keys(p.verdicts)) {
+		v := p.verdicts[name]
+		out.Units = append(out.Units, change.Stale{
+			Unit: v.unit, Manager: v.manager, Action: v.action(), Reasons: tidyReasons(v.reasons),
+		})
+	}
+	out.Warnings = slices.Sorted(maps.Keys(p.warnings))
+	if out.Warnings == nil {
+		out.Warnings = []string{}
+	}
+	return out
+}
+
+// RestartPlan is the plan that does what check found, up to a rung.
+func RestartPlan(found *change.CheckReport, limit change.Action) *change.Plan {
+	p := newPlanning(change.Input{Facts: &change.Facts{Running: true}, Policy: change.Policy{Max: limit}})
+	for _, s := range found.Units {
+		key := s.Unit
+		if s.Manager != "" {
+			key = s.Manager + "/" + s.Unit
+		}
+		v := p.verdict(key)
+		v.unit, v.manager, v.reasons = s.Unit, s.Manager, slices.Clone(s.Reasons)
+		switch s.Action {
+		case change.ActionDefer:
+			v.deferred = true
+		default:
+			v.rung = s.Action
+		}
+	}
+	if found.HostAction > change.ActionNone {
+		for _, r := range found.HostReasons {
+			p.needHost(found.HostAction, r)
+		}
+		if len(found.HostReasons) == 0 {
+			p.needHost(found.HostAction, change.Reason{Kind: "pid1", Unit: "init.scope"})
+		}
+	}
+	for _, w := range found.Warnings {
+		p.warnings[w] = true
+	}
+	return p.finish()
+}

@@ -1,0 +1,262 @@
+package planner
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"path"
+	"slices"
+	"strings"
+
+	"github.com/liveupd/liveupd/change"
+)
+
+// data are files that programs map and that are not code: a process that goes
+// on with the old time zone or message catalogue is not stale.
+var data = []string{
+	"/usr/share/zoneinfo/**", "/usr/share/locale/**", "/usr/lib/locale/**", "/usr/share/i18n/**",
+	"/usr/share/mime/**", "/usr/share/icons/**", "/usr/share/fonts/**", "/usr/share/ca-certificates/**",
+	"/etc/ssl/certs/**", "/etc/ld.so.cache", "/etc/localtime", "/etc/nsswitch.conf", "/etc/pam.d/**",
+	"/usr/lib/*/gconv/gconv-modules.cache", "/usr/lib64/gconv/gconv-modules.cache",
+}
+
+func isData(p string) bool {
+	return slices.ContainsFunc(data, func(pattern string) bool { return match(pattern, p) })
+}
+
+// bystanders are processes that use what goes and that no job on a unit
+// reaches, by the unit or session that they belong to.
+type bystanders map[string]map[string]int
+
+func (b bystanders) add(group, comm string) {
+	if b[group] == nil {
+		b[group] = map[string]int{}
+	}
+	b[group][comm]++
+}
+
+// warn tells of each group once, with the names of its processes.
+func (b bystanders) warn(p *planning, text string) {
+	for _, group := range slices.Sorted(maps.Keys(b)) {
+		p.warn("%s: %s (%s)", group, text, strings.Join(slices.Sorted(maps.Keys(b[group])), ", "))
+	}
+}
+
+// code goes through the processes that use what goes.
+func (p *planning) code() {
+	hits := slices.Clone(p.facts.Hits)
+	slices.SortFunc(hits, compareHits)
+	sessions, leftovers := bystanders{}, bystanders{}
+	for _, h := range hits {
+		switch {
+		case h.Kind != "namespace" && p.changed.same(h.Path), h.Kind == "mapped" && isData(h.Path):
+			// The bytes stay, or nobody runs them.
+		case h.Setuid:
+			// sudo and its like end with their command.
+		case isSession(h):
+			sessions.add(cmp.Or(h.Unit, "no unit"), h.Comm)
+		case h.Leftover:
+			leftovers.add(cmp.Or(h.Unit, "no unit"), h.Comm)
+		default:
+			p.hit(h)
+		}
+	}
+	sessions.warn(p, "processes of a session keep what they have loaded until they end")
+	leftovers.warn(p, "processes of an earlier start keep what they have loaded until they end")
+}
+
+func compareHits(a, b change.Hit) int {
+	return cmp.Or(cmp.Compare(a.Unit, b.Unit), cmp.Compare(a.UserUnit, b.UserUnit),
+		cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Path, b.Path), cmp.Compare(a.PID, b.PID))
+}
+
+// isSession tells whether a process belongs to somebody who is logged in, or
+// to no unit at all.
+func isSession(h change.Hit) bool {
+	if h.Container {
+		return false
+	}
+	return h.Unit == "" && h.PID != 1 || kindOf(h.Unit) == "slice" ||
+		strings.HasPrefix(h.Unit, "session-") && strings.HasSuffix(h.Unit, ".scope") ||
+		isUserManager(h.Unit) && (h.Comm == "(sd-pam)" || kindOf(h.UserUnit) == "scope" && h.UserUnit != "init.scope")
+}
+
+func isUserManager(name string) bool { return template(name) == "user@.service" }
+
+// hit is one process of a unit that uses what goes.
+func (p *planning) hit(h change.Hit) {
+	r := change.Reason{Kind: h.Kind, Path: h.Path, PID: h.PID, Comm: h.Comm, Detail: h.Detail}
+	own := slices.Contains(p.facts.Own, h.Unit)
+	switch u := p.named(h.Unit); {
+	case h.PID == 1 || h.Unit == "init.scope":
+		r.Kind = "pid1"
+		r.Detail = join("; ", h.Kind, r.Detail)
+		p.needHost(change.ActionDaemonReexec, r)
+	case h.Container:
+		r.Detail = join("; ", "a container that shares the host's files", r.Detail)
+		p.postpone(h.Unit, r)
+	case isUserManager(h.Unit) && h.UserUnit != "" && h.UserUnit != "init.scope":
+		r.Detail = join("; ", "restarted by its user's own manager only", r.Detail)
+		p.postponeUser(h.Unit, h.UserUnit, r)
+	case u == nil:
+		// The unit has ended or is about to; its next start has the new code.
+	case own && (kindOf(h.Unit) == "scope" || u.runtime()):
+		// This very run: it ends by itself.
+	case isUserManager(h.Unit):
+		p.raise(u, change.ActionReload, r)
+	case u.kind() == "scope":
+		r.Detail = join("; ", "a scope is started anew by whoever made it", r.Detail)
+		p.postpone(u.name, r)
+	case u.kind() != "service":
+		r.Detail = join("; ", fmt.Sprintf("the %s's own helper runs it", u.kind()), r.Detail)
+		p.postpone(u.name, r)
+	case u.oneshot && !u.optsIn():
+		r.Detail = join("; ", "a oneshot is not run again by itself", r.Detail)
+		p.postpone(u.name, r)
+	default:
+		p.raise(u, change.ActionRestart, r)
+	}
+}
+
+// postponeUser notes a unit of a user's manager.
+func (p *planning) postponeUser(manager, name string, r change.Reason) {
+	key := manager + "/" + name
+	v := p.verdicts[key]
+	if v == nil {
+		v = &verdict{unit: name, manager: manager, deferred: true}
+		p.verdicts[key] = v
+	}
+	v.reasons = append(v.reasons, r)
+}
+
+// Where processes can be looked at, only what they do not show is taken from
+// the reach: a script is read, a module imported, a variable copied.
+var unseen = map[string]bool{
+	"script": true, "module": true, "environment": true, "credential": true, "bind": true, "root": true,
+}
+
+// reach goes through what the trees say that services run and read.
+func (p *planning) reach() {
+	p.each(func(u *unit) {
+		if u.kind() != "service" {
+			return
+		}
+		for _, def := range []*change.Unit{u.old, u.new} {
+			if def == nil {
+				continue
+			}
+			for _, use := range def.Uses {
+				p.use(u, def, use)
+			}
+		}
+		if u.old != nil && u.new != nil && !u.runtime() {
+			p.moved(u)
+		}
+	})
+}
+
+func (p *planning) use(u *unit, def *change.Unit, use change.Use) {
+	if use.Kind == "config" || !p.static && !unseen[use.Kind] || !p.changed.at(use.Path) {
+		return
+	}
+	if directory(p.changed.byPath[use.Path]) {
+		return // what lies in it has its own entries, and a bound folder stays the same one
+	}
+	p.raise(u, change.ActionRestart, change.Reason{Kind: use.Kind, Path: use.Path, Detail: chain(def, use.Path)})
+	if p.static && use.Kind == "soname" && managersOwn(use.Via) {
+		// The manager stands on the same library and is no unit itself.
+		p.needHost(change.ActionDaemonReexec, change.Reason{Kind: "pid1", Path: use.Path, Detail: "needed by " + path.Base(use.Via)})
+	}
+}
+
+func managersOwn(lib string) bool {
+	base := path.Base(lib)
+	return strings.HasPrefix(base, "libsystemd-shared") || strings.HasPrefix(base, "libsystemd-core")
+}
+
+// chain tells in words how a service comes to a path.
+func chain(def *change.Unit, to string) string {
+	steps := def.Chain(to)
+	if len(steps) < 2 {
+		return ""
+	}
+	return "through " + strings.Join(steps[:len(steps)-1], ", ")
+}
+
+// moved finds uses that a changed link, or a changed order of library
+// directories, leads elsewhere: no inode in use goes, and yet the next start
+// would run something else. Where the old file itself changes, that is decided
+// by the processes.
+func (p *planning) moved(u *unit) {
+	for _, kind := range []string{"exec", "interpreter", "soname"} {
+		if kind == "exec" && sameExec(u.old) != sameExec(u.new) {
+			continue // the unit file says it
+		}
+		was, is := only(u.old, u.new, kind), only(u.new, u.old, kind)
+		for _, now := range is {
+			i := slices.IndexFunc(was, func(before string) bool {
+				return !p.changed.at(before) && (kind != "soname" || soname(before) == soname(now))
+			})
+			if i < 0 {
+				continue
+			}
+			p.raise(u, change.ActionRestart, change.Reason{
+				Kind: kind, Path: p.linkTo(now), Detail: fmt.Sprintf("%s in place of %s", now, was[i]),
+			})
+		}
+	}
+}
+
+// sameExec is all that a unit executes, for comparison.
+func sameExec(u *change.Unit) string {
+	var b strings.Builder
+	for _, s := range u.Settings {
+		if s.Section == "Service" && strings.HasPrefix(s.Key, "Exec") {
+			fmt.Fprintf(&b, "%s=%s\n", s.Key, s.Value)
+		}
+	}
+	return b.String()
+}
+
+// only lists the paths of one kind that the first unit uses and the second does not.
+func only(a, b *change.Unit, kind string) []string {
+	set := map[string]bool{}
+	for _, use := range a.Uses {
+		if use.Kind == kind {
+			set[use.Path] = true
+		}
+	}
+	for _, use := range b.Uses {
+		if use.Kind == kind {
+			delete(set, use.Path)
+		}
+	}
+	return slices.Sorted(maps.Keys(set))
+}
+
+// soname is a library's name without its version: libz.so of libz.so.1.2.13.
+func soname(lib string) string {
+	base := path.Base(lib)
+	if i := strings.Index(base, ".so"); i >= 0 {
+		return base[:i+3]
+	}
+	return base
+}
+
+// linkTo is the changed link that leads to a path, or the path itself.
+func (p *planning) linkTo(to string) string {
+	for _, e := range p.changed.links {
+		if !isLink(e.New) {
+			continue
+		}
+		target := e.New.Target
+		if !path.IsAbs(target) {
+			target = path.Join(path.Dir(e.Path), target)
+		}
+		target = path.Clean(target)
+		if to == target || strings.HasPrefix(to, target+"/") {
+			return e.Path
+		}
+	}
+	return to
+}

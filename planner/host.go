@@ -1,0 +1,123 @@
+package planner
+
+import (
+	"path"
+	"strings"
+
+	"github.com/liveupd/liveupd/change"
+)
+
+// hostRule is a set of paths that only the host as a whole can take up.
+type hostRule struct {
+	kind   string
+	action change.Action
+	files  []string
+	// byFolder: one reason for all of a folder's files.
+	byFolder bool
+	// removal: it matters too that such a file goes.
+	removal bool
+	detail  string
+}
+
+var hostRules = []hostRule{
+	{
+		kind: "kernel", action: change.ActionKexec,
+		files: []string{
+			"/boot/vmlinuz*", "/boot/vmlinux*", "/boot/kernel-*", "/boot/Image*", "/boot/bzImage*",
+			"/boot/efi/EFI/Linux/*.efi", "/efi/EFI/Linux/*.efi", "/usr/lib/modules/*/vmlinuz",
+		},
+		detail: "a kernel",
+	},
+	{
+		kind: "kernel", action: change.ActionKexec, byFolder: true,
+		files:  []string{"/usr/lib/modules/*/**", "/lib/modules/*/**"},
+		detail: "modules of a kernel",
+	},
+	{
+		kind: "kernel", action: change.ActionKexec, removal: true,
+		files: []string{
+			"/etc/kernel/cmdline", "/usr/lib/kernel/cmdline", "/etc/kernel/cmdline.d/*", "/boot/loader/entries/*.conf",
+			"/boot/cmdline.txt", "/boot/firmware/cmdline.txt",
+		},
+		detail: "the kernel's command line",
+	},
+	{
+		kind: "initrd", action: change.ActionKexec,
+		files:  []string{"/boot/initrd*", "/boot/initramfs*"},
+		detail: "an initial file system",
+	},
+	{
+		kind: "microcode", action: change.ActionReboot, byFolder: true,
+		files: []string{
+			"/usr/lib/firmware/intel-ucode/**", "/usr/lib/firmware/amd-ucode/**",
+			"/lib/firmware/intel-ucode/**", "/lib/firmware/amd-ucode/**",
+		},
+		detail: "the processor takes it early in a boot",
+	},
+}
+
+// managerFiles are the manager's own program, libraries and dynamic linker:
+// read where no process can be asked.
+var managerFiles = []string{
+	"/usr/lib/systemd/systemd", "/lib/systemd/systemd", "/usr/lib/systemd/systemd-executor",
+	"/usr/lib/systemd/libsystemd-*.so", "/lib/systemd/libsystemd-*.so",
+	"/usr/lib/*/systemd/libsystemd-*.so", "/usr/lib64/systemd/libsystemd-*.so",
+	"/usr/lib/*/libc.so.6", "/usr/lib64/libc.so.6", "/usr/lib/libc.so.6",
+	"/usr/lib/*/ld-linux-*.so.*", "/usr/lib64/ld-linux-*.so.*", "/usr/lib/ld-linux-*.so.*",
+}
+
+// nextBoot are settings of the kernel and of the file system's skeleton, which
+// oneshots apply at boot.
+var nextBoot = []struct {
+	files []string
+	what  string
+}{
+	{[]string{"/etc/sysctl.conf", "/etc/sysctl.d/*.conf", "/usr/lib/sysctl.d/*.conf"}, "kernel settings (sysctl)"},
+	{[]string{"/etc/modules", "/etc/modules-load.d/*.conf", "/usr/lib/modules-load.d/*.conf"}, "kernel modules to load"},
+	{[]string{"/etc/tmpfiles.d/*.conf", "/usr/lib/tmpfiles.d/*.conf"}, "files and folders to make (tmpfiles)"},
+	{[]string{"/etc/sysusers.d/*.conf", "/usr/lib/sysusers.d/*.conf"}, "system users to make (sysusers)"},
+}
+
+// hostChanges is step 6 of the package comment.
+func (p *planning) hostChanges() {
+	for _, rule := range hostRules {
+		seen := map[string]bool{}
+		for _, pattern := range rule.files {
+			for _, e := range p.changed.matching(pattern) {
+				where := e.Path
+				if rule.byFolder {
+					where = folder(e.Path, pattern)
+				}
+				if seen[where] || e.Op == change.Remove && !rule.removal {
+					continue
+				}
+				seen[where] = true
+				p.needHost(rule.action, change.Reason{Kind: rule.kind, Path: where, Detail: rule.detail})
+			}
+		}
+	}
+	if p.static {
+		for _, pattern := range managerFiles {
+			for _, e := range p.changed.matching(pattern) {
+				p.needHost(change.ActionDaemonReexec, change.Reason{Kind: "pid1", Path: e.Path, Detail: path.Base(e.Path) + " runs in it"})
+			}
+		}
+	}
+	if p.in.Policy.Bootme {
+		p.needHost(change.ActionReboot, change.Reason{Kind: "bootme", Path: "/liveupd.toml", Detail: "the update asks for it"})
+	}
+	for _, n := range nextBoot {
+		for _, pattern := range n.files {
+			for _, e := range p.changed.matching(pattern) {
+				p.warn("%s: %s take effect at the next boot", e.Path, n.what)
+			}
+		}
+	}
+}
+
+// folder is the leading part of a path that a pattern DIR/** stands for.
+func folder(name, pattern string) string {
+	depth := strings.Count(strings.TrimSuffix(pattern, "/**"), "/") + 1
+	parts := strings.SplitN(name, "/", depth+1)
+	return strings.Join(parts[:depth], "/")
+}

@@ -1,0 +1,149 @@
+package planner
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/liveupd/liveupd/change"
+)
+
+// steps is the order in which the plan is carried out. Whatever can fail
+// without harm comes first; a unit that goes is stopped while its definition
+// is still there; all jobs of one kind stand together, for systemd orders them.
+func (p *planning) steps(out *change.Plan) []change.Step {
+	list := []change.Step{}
+	add := func(do, target, undo string) {
+		list = append(list, change.Step{Seq: len(list) + 1, Do: do, Target: target, Undo: undo})
+	}
+	for _, c := range p.checks {
+		add("check", strings.Join(c.Argv, " "), "")
+	}
+	names := slices.Sorted(maps.Keys(p.verdicts))
+	slices.SortStableFunc(names, func(a, b string) int {
+		// What liveupd itself and its caller run in comes last.
+		return p.own(a) - p.own(b)
+	})
+	for _, name := range names {
+		if v := p.verdicts[name]; !v.deferred && !v.propagated && (v.stop || v.stopStart) {
+			add("stop", name, "start")
+		}
+	}
+	if n := len(p.changed.sorted); n > 0 && !p.noCommit {
+		add("commit", paths(n), "revert")
+	}
+	switch p.managerStep() {
+	case change.ActionDaemonReexec:
+		add("daemon-reexec", "systemd", "daemon-reexec")
+	case change.ActionDaemonReload:
+		add("daemon-reload", "systemd", "daemon-reload")
+	}
+	for _, do := range []change.Action{change.ActionReload, change.ActionRestart, change.ActionStart} {
+		for _, name := range names {
+			switch v := p.verdicts[name]; {
+			case v.manager != "" || v.deferred:
+			case v.stopStart && !v.stop:
+				if do == change.ActionStart {
+					add("start", name, "stop")
+				}
+			case v.propagated || v.action() != do:
+			case do == change.ActionStart:
+				add("start", name, "stop")
+			default:
+				add(do.String(), name, do.String())
+			}
+		}
+	}
+	if len(list) > 0 {
+		add("verify", "/", "")
+	}
+	if a := out.HostAction; a > change.ActionDaemonReexec && a <= p.in.Policy.Max {
+		add(a.String(), "host", "")
+	}
+	return list
+}
+
+func (p *planning) own(name string) int {
+	if slices.Contains(p.facts.Own, name) || strings.HasPrefix(name, "liveupd") {
+		return 1
+	}
+	return 0
+}
+
+// managerStep is what PID 1 has to do now, within what is permitted: a
+// re-execution reads the unit files too.
+func (p *planning) managerStep() change.Action {
+	step := change.ActionNone
+	for _, h := range p.host {
+		if h.action <= change.ActionDaemonReexec && h.action <= p.in.Policy.Max {
+			step = max(step, h.action)
+		}
+	}
+	return step
+}
+
+func paths(n int) string {
+	if n == 1 {
+		return "1 path"
+	}
+	return fmt.Sprintf("%d paths", n)
+}
+
+// id is a short digest of what will be done: the changes with their content
+// and the actions. What the next minute may change (process numbers, times,
+// who is logged in) does not enter; so the same update on the same machine has
+// the same ID.
+func (p *planning) id(out *change.Plan) string {
+	type object struct {
+		Type                  change.Type
+		Mode, UID, GID        uint32
+		Size, MtimeNS         int64
+		Rdev                  uint64
+		Target, Digest, Links []byte
+		Xattrs                map[string][]byte
+	}
+	describe := func(n *change.Node) *object {
+		if n == nil {
+			return nil
+		}
+		o := &object{
+			Type: n.Type, Mode: n.Mode, UID: n.UID, GID: n.GID, Size: n.Size, MtimeNS: n.MtimeNS, Rdev: n.Rdev,
+			Target: []byte(n.Target), Links: []byte(n.Link), Xattrs: n.Xattrs,
+		}
+		if n.IsDir() {
+			o.MtimeNS = 0 // the machine's own doings below it
+		}
+		if !n.Digest.IsZero() {
+			o.Digest = n.Digest[:]
+		}
+		return o
+	}
+	h := sha256.New()
+	enc := json.NewEncoder(h)
+	put := func(v any) {
+		// Only values of this package's own types are encoded: that cannot fail.
+		if err := enc.Encode(v); err != nil {
+			panic(err)
+		}
+	}
+	for _, e := range p.changed.sorted {
+		// As bytes: names need not be UTF-8.
+		put(struct {
+			Path     []byte
+			Op       change.Op
+			Aspects  change.Aspect
+			Old, New *object
+		}{[]byte(e.Path), e.Op, e.Aspects, describe(e.Old), describe(e.New)})
+	}
+	for _, u := range out.Units {
+		if u.Action != change.ActionDefer {
+			put([]any{u.Unit, u.Action, u.Propagated})
+		}
+	}
+	put([]any{out.HostAction, out.Steps})
+	return hex.EncodeToString(h.Sum(nil))[:16]
+}

@@ -1,0 +1,392 @@
+package planner
+
+import (
+	"cmp"
+	"maps"
+	"path"
+	"slices"
+	"strings"
+
+	"github.com/liveupd/liveupd/change"
+)
+
+// unitDirs is where the system manager reads units from (systemd.unit(5)), and
+// the programs and tables that make units.
+var unitDirs = []string{
+	"/etc/systemd/system/", "/etc/systemd/system.control/", "/usr/local/lib/systemd/system/",
+	"/usr/lib/systemd/system/", "/lib/systemd/system/",
+	"/etc/systemd/system-generators/", "/usr/local/lib/systemd/system-generators/",
+	"/usr/lib/systemd/system-generators/", "/lib/systemd/system-generators/",
+	// The manager reads its own settings again at a daemon-reload.
+	"/etc/systemd/system.conf.d/", "/usr/lib/systemd/system.conf.d/",
+}
+
+// unitTables are read by systemd's own generators and by the manager itself.
+var unitTables = []string{"/etc/fstab", "/etc/crypttab", "/etc/veritytab", "/etc/integritytab", "/etc/systemd/system.conf"}
+
+// difference is one directive whose effective values differ.
+type difference struct {
+	section, key, file string
+	old, new           []string
+}
+
+// differences compares effective settings, key by key, in the order of the keys.
+func differences(old, new *change.Unit) []difference {
+	type id struct{ section, key string }
+	type values struct {
+		list []string
+		file string
+	}
+	read := func(u *change.Unit) map[id]values {
+		out := make(map[id]values, len(u.Settings))
+		for _, s := range u.Settings {
+			k := id{s.Section, s.Key}
+			v := out[k]
+			out[k] = values{append(v.list, s.Value), s.File}
+		}
+		return out
+	}
+	a, b := read(old), read(new)
+	keys := maps.Clone(b)
+	maps.Copy(keys, a)
+	var out []difference
+	for k := range keys {
+		if slices.Equal(a[k].list, b[k].list) {
+			continue
+		}
+		d := difference{section: k.section, key: k.key, old: a[k].list, new: b[k].list, file: b[k].file}
+		if f := extraFile(new, old, k.section, k.key); f != "" {
+			d.file = f
+		}
+		if d.file == "" {
+			d.file = a[k].file
+		}
+		out = append(out, d)
+	}
+	slices.SortFunc(out, func(a, b difference) int {
+		return cmp.Or(cmp.Compare(a.section, b.section), cmp.Compare(a.key, b.key))
+	})
+	return out
+}
+
+// extraFile is the file of an assignment that only one of the two has: of the
+// new unit where there is one, else of the old.
+func extraFile(new, old *change.Unit, section, key string) string {
+	for _, pair := range [][2]*change.Unit{{new, old}, {old, new}} {
+		for _, s := range pair[0].Settings {
+			if s.Section != section || s.Key != key {
+				continue
+			}
+			if !slices.ContainsFunc(pair[1].Settings, func(o change.Setting) bool {
+				return o.Section == section && o.Key == key && o.Value == s.Value
+			}) {
+				return s.File
+			}
+		}
+	}
+	return ""
+}
+
+// unitFiles is step 3 of the package comment, starts aside.
+func (p *planning) unitFiles() {
+	p.each(p.unitFile)
+	p.daemonReload()
+}
+
+// unitFile looks at the definition of one running unit.
+func (p *planning) unitFile(u *unit) {
+	if u.old == nil || u.old.Masked || u.runtime() {
+		return
+	}
+	if kind, file := vanishes(u); kind != "" {
+		p.vanish(u, change.Reason{Kind: kind, Path: file})
+		return
+	}
+	if u.new == nil || u.new.Masked {
+		return
+	}
+	byFile := map[string][]string{}
+	worst := classInert
+	restarts := func(c class) bool { return c >= classExec }
+	for _, d := range differences(u.old, u.new) {
+		p.trigger(u, d)
+		c := classify(u.kind(), d.section, d.key)
+		if !restarts(c) {
+			continue
+		}
+		worst = max(worst, c)
+		byFile[d.file] = append(byFile[d.file], d.key+"=")
+	}
+	rung, why := change.ActionRestart, ""
+	switch {
+	case worst == classInert:
+		return
+	case worst == classRemount:
+		rung = change.ActionReload
+	case worst == classSwap:
+		why = "switching it off would bring all its pages back into memory"
+	case u.kind() == "mount" && essentialMount(u.name):
+		why = "the system stands on this mount"
+	}
+	for _, file := range slices.Sorted(maps.Keys(byFile)) {
+		r := change.Reason{Kind: "unit-file", Path: file, Detail: join("; ", strings.Join(byFile[file], " "), why)}
+		if why != "" {
+			p.postpone(u.name, r)
+			continue
+		}
+		p.raise(u, rung, r)
+	}
+	if u.kind() == "socket" && why == "" {
+		for _, s := range p.triggeredBy(u) {
+			p.raise(s, change.ActionRestart, change.Reason{
+				Kind: "triggered", Unit: u.name,
+				Detail: "a socket cannot be opened anew while its service runs",
+			})
+		}
+	}
+}
+
+// trigger obeys NixOS's trigger keys: their values stand for what the service reads.
+func (p *planning) trigger(u *unit, d difference) {
+	r := change.Reason{Kind: "unit-file", Path: d.file, Detail: d.key + "="}
+	switch d.key {
+	case "X-Restart-Triggers":
+		p.raise(u, change.ActionRestart, r)
+	case "X-Reload-Triggers":
+		rung := change.ActionRestart
+		if u.canReload() {
+			rung = change.ActionReload
+		}
+		p.raise(u, rung, r)
+	}
+}
+
+// vanishes tells whether the new tree lacks or masks the unit, and by which path.
+func vanishes(u *unit) (kind, file string) {
+	if u.old.Fragment == "" {
+		return "", "" // made by the manager itself: no tree defines it
+	}
+	switch {
+	case u.new == nil || u.new.Fragment == "" && !u.new.Masked:
+		return "unit-removed", u.old.Fragment
+	case u.new.Masked:
+		return "unit-masked", cmp.Or(u.new.Fragment, u.old.Fragment)
+	}
+	return "", ""
+}
+
+func (p *planning) vanish(u *unit, r change.Reason) {
+	switch u.kind() {
+	case "service", "socket", "timer", "path", "automount":
+	case "mount":
+		if essentialMount(u.name) {
+			r.Detail = "the system stands on this mount"
+			p.postpone(u.name, r)
+			return
+		}
+	case "swap":
+		r.Detail = "switching it off would bring all its pages back into memory"
+		p.postpone(u.name, r)
+		return
+	default:
+		return // a target or slice groups other units: it is not stopped for its own sake
+	}
+	v := p.verdict(u.name)
+	v.stop = true
+	v.reasons = append(v.reasons, r)
+}
+
+// essentialMount names mounts that are never taken away under a running system.
+func essentialMount(name string) bool {
+	switch name {
+	case "-.mount", "usr.mount", "etc.mount", "var.mount", "home.mount", "boot.mount", "run.mount", "nix.mount", "nix-store.mount":
+		return true
+	}
+	return false
+}
+
+// triggeredBy are the running services that a socket hands its connections
+// to. Instances of an Accept=yes socket have one of their own and stay.
+func (p *planning) triggeredBy(u *unit) []*unit {
+	if yes(last(u.definition(), "Socket", "Accept")) {
+		return nil
+	}
+	var names []string
+	if u.state != nil {
+		names = slices.Sorted(slices.Values(u.state.Triggers))
+	} else {
+		name := last(u.definition(), "Socket", "Service")
+		names = []string{cmp.Or(name, strings.TrimSuffix(u.name, ".socket")+".service")}
+	}
+	var out []*unit
+	for _, n := range names {
+		if s := p.named(n); s != nil && !isTemplate(n) {
+			out = append(out, s)
+		}
+	}
+	return out
+}
+
+// daemonReload finds the files of unit definitions that change. The manager
+// compares times, not content, and so calls a unit outdated whose file changed
+// in a comment only: its copy is renewed as well, which interrupts nothing.
+func (p *planning) daemonReload() {
+	files := map[string]bool{}
+	notes := map[string][]string{}
+	for _, t := range []*change.Tree{p.in.Old, p.in.New} {
+		for _, u := range t.Units {
+			files[u.Fragment] = true
+			for _, f := range u.DropIns {
+				files[f] = true
+			}
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(p.in.New.Units)) {
+		old, new := p.in.Old.Units[name], p.in.New.Units[name]
+		if old == nil || new.Name != name {
+			continue
+		}
+		for _, d := range differences(old, new) {
+			files[d.file] = true
+			notes[d.file] = append(notes[d.file], name+": "+d.key+"=")
+		}
+	}
+	for _, e := range p.changed.content {
+		if directory(e) || leftBeside(e.Path) {
+			continue
+		}
+		short, _ := strings.CutPrefix(e.Path, "/usr")
+		if !files[e.Path] && !files[short] && !underUnitDir(e.Path) && !slices.Contains(unitTables, e.Path) {
+			continue
+		}
+		detail := strings.Join(append(notes[e.Path], notes[short]...), ", ")
+		if detail == "" && files[e.Path] && e.Op == change.Replace {
+			detail = "no setting differs"
+		}
+		p.needHost(change.ActionDaemonReload, change.Reason{Kind: "unit-files", Path: e.Path, Detail: detail})
+		delete(notes, e.Path)
+		delete(notes, short)
+	}
+	// A definition may lie outside of the unit directories, behind a link.
+	for _, file := range slices.Sorted(maps.Keys(notes)) {
+		if file != "" {
+			p.needHost(change.ActionDaemonReload, change.Reason{Kind: "unit-files", Path: file, Detail: strings.Join(notes[file], ", ")})
+		}
+	}
+}
+
+func underUnitDir(name string) bool {
+	return slices.ContainsFunc(unitDirs, func(dir string) bool { return strings.HasPrefix(name, dir) })
+}
+
+// starts finds what the new tree reaches at a boot and the old one does not.
+// What a timer, socket or path will trigger waits for its event.
+func (p *planning) starts() {
+	added := map[string]bool{}
+	for again := true; again; {
+		again = false
+		for _, name := range slices.Sorted(maps.Keys(p.in.New.Reached)) {
+			if !added[name] && p.newlyReached(name, added) {
+				added[name], again = true, true
+			}
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(added)) {
+		switch kindOf(name) {
+		case "service", "socket", "timer", "path", "mount", "automount", "target":
+		default:
+			continue
+		}
+		by := p.in.New.Reached[name]
+		def := p.in.New.Units[name]
+		if def == nil {
+			def = lookup(p.in.New, name)
+		}
+		if yes(last(def, "Unit", "RefuseManualStart")) {
+			continue // systemd starts it along with what needs it
+		}
+		r := change.Reason{Kind: "unit-added", Path: def.Fragment, Unit: by, Detail: by + " wants it now"}
+		if w := p.in.New.Units[by]; w != nil {
+			if f := wantedIn(w, name); f != "" {
+				r.Path = f
+			}
+		}
+		v := p.verdict(name)
+		v.start = true
+		v.reasons = append(v.reasons, r)
+	}
+}
+
+func (p *planning) newlyReached(name string, added map[string]bool) bool {
+	def := lookup(p.in.New, name)
+	if def == nil || def.Masked || def.Fragment == "" || isTemplate(name) || p.named(name) != nil {
+		return false
+	}
+	for _, n := range append([]string{name}, def.Aliases...) {
+		if _, before := p.in.Old.Reached[n]; before {
+			return false
+		}
+		if p.named(n) != nil {
+			return false
+		}
+	}
+	by := p.in.New.Reached[name]
+	switch kindOf(by) {
+	case "timer", "socket", "path", "automount":
+		return false
+	case "target":
+		// A target that this boot did not enter starts nothing.
+		return p.static || added[by] || p.named(by) != nil
+	}
+	_, reached := p.in.Old.Reached[by]
+	return reached || added[by] || p.named(by) != nil
+}
+
+// wantedIn is the file in which a unit says that it wants another.
+func wantedIn(u *change.Unit, name string) string {
+	for _, s := range u.Settings {
+		switch s.Key {
+		case "Wants", "Requires", "BindsTo", "Upholds", "Requisite":
+			for _, w := range strings.Fields(s.Value) {
+				if expand(w, u.Name) == name {
+					return s.File
+				}
+			}
+		}
+	}
+	return ""
+}
+
+// expand puts a unit's own names in for specifiers (systemd.unit(5)).
+func expand(s, unit string) string {
+	if !strings.Contains(s, "%") {
+		return s
+	}
+	stem := strings.TrimSuffix(unit, path.Ext(unit))
+	prefix, _, _ := strings.Cut(stem, "@")
+	i := instance(unit)
+	return strings.NewReplacer(
+		"%%", "%", "%n", unit, "%N", stem, "%p", prefix, "%P", unescape(prefix), "%i", i, "%I", unescape(i),
+	).Replace(s)
+}
+
+// unescape undoes systemd-escape(1): "-" is "/", \xNN a byte.
+func unescape(s string) string {
+	var b strings.Builder
+	for i := 0; i < len(s); i++ {
+		switch {
+		case s[i] == '-':
+			b.WriteByte('/')
+		case s[i] == '\\' && i+3 < len(s) && s[i+1] == 'x' && nibble(s[i+2]) >= 0 && nibble(s[i+3]) >= 0:
+			b.WriteByte(byte(nibble(s[i+2])<<4 | nibble(s[i+3])))
+			i += 3
+		default:
+			b.WriteByte(s[i])
+		}
+	}
+	return b.String()
+}
+
+func nibble(c byte) int {
+	return strings.IndexByte("0123456789abcdef", c)
+}
