@@ -1,0 +1,100 @@
+// Package config reads liveupd's configuration in the systemd way:
+// liveupd/liveupd.toml of /etc, else /run, else /usr/lib, then all
+// liveupd/liveupd.toml.d/*.toml of the three in the order of their file
+// names, where a name in /etc hides the same name in /run and /usr/lib; what
+// comes later wins.
+package config
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"github.com/pelletier/go-toml/v2"
+
+	"github.com/liveupd/liveupd/change"
+)
+
+// Config is what the administrator says. Zero values are "not said".
+type Config struct {
+	Source string `toml:"source"` // KIND:WHERE
+	Max    string `toml:"max"`    // a rung of the ladder
+	Keep   int    `toml:"keep"`   // generations kept for a rollback
+}
+
+// levels are the configuration folders, the strongest first.
+var levels = []string{"etc", "run", "usr/lib"}
+
+// Load reads the configuration below root. An absent configuration is an
+// empty one; an unknown key or a malformed value is an error that names the
+// file and the line.
+func Load(root string) (*Config, error) {
+	c := new(Config)
+	for _, level := range levels {
+		found, err := c.read(filepath.Join(root, level, "liveupd/liveupd.toml"))
+		if err != nil {
+			return nil, err
+		}
+		if found {
+			break
+		}
+	}
+	dropIns := map[string]string{}
+	for _, level := range levels {
+		files, err := filepath.Glob(filepath.Join(root, level, "liveupd/liveupd.toml.d/*.toml"))
+		if err != nil {
+			return nil, fmt.Errorf("cannot list the configuration: %w", err)
+		}
+		for _, f := range files {
+			if _, hidden := dropIns[filepath.Base(f)]; !hidden {
+				dropIns[filepath.Base(f)] = f
+			}
+		}
+	}
+	names := make([]string, 0, len(dropIns))
+	for name := range dropIns {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	for _, name := range names {
+		if _, err := c.read(dropIns[name]); err != nil {
+			return nil, err
+		}
+	}
+	return c, nil
+}
+
+func (c *Config) read(name string) (found bool, err error) {
+	data, err := os.ReadFile(name)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) && os.Geteuid() != 0 {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("cannot read the configuration: %w", err)
+	}
+	dec := toml.NewDecoder(bytes.NewReader(data)).DisallowUnknownFields()
+	if err := dec.Decode(c); err != nil {
+		if strict, ok := errors.AsType[*toml.StrictMissingError](err); ok {
+			return true, fmt.Errorf("cannot read %s: unknown setting\n%s", name, strict.String())
+		}
+		if bad, ok := errors.AsType[*toml.DecodeError](err); ok {
+			row, col := bad.Position()
+			return true, fmt.Errorf("cannot read %s: line %d, column %d: %w", name, row, col, err)
+		}
+		return true, fmt.Errorf("cannot read %s: %w", name, err)
+	}
+	if c.Max != "" {
+		var a change.Action
+		if err := a.UnmarshalText([]byte(c.Max)); err != nil || !slices.Contains(change.Ladder(), a) {
+			return true, fmt.Errorf("cannot read %s: max = %q is no rung of the ladder %v", name, c.Max, change.Ladder())
+		}
+	}
+	if c.Keep < 0 {
+		return true, fmt.Errorf("cannot read %s: keep = %d is negative", name, c.Keep)
+	}
+	return true, nil
+}

@@ -1,0 +1,64 @@
+package config
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+func TestLoad(t *testing.T) {
+	for _, tt := range []struct {
+		name  string
+		files map[string]string
+		want  Config
+		err   string
+	}{
+		{"none", nil, Config{}, ""},
+		{"etc hides usr/lib whole", map[string]string{
+			"etc/liveupd/liveupd.toml": `source = "tree:/a"`, "usr/lib/liveupd/liveupd.toml": "keep = 9",
+		}, Config{Source: "tree:/a"}, ""},
+		{"drop-ins win, by name over levels", map[string]string{
+			"etc/liveupd/liveupd.toml":               `source = "tree:/a"`,
+			"usr/lib/liveupd/liveupd.toml.d/20.toml": `source = "tree:/c"`,
+			"etc/liveupd/liveupd.toml.d/10.toml":     `source = "tree:/b"` + "\nkeep = 4",
+		}, Config{Source: "tree:/c", Keep: 4}, ""},
+		{"etc hides a drop-in of the same name", map[string]string{
+			"usr/lib/liveupd/liveupd.toml.d/20.toml": "keep = 7",
+			"etc/liveupd/liveupd.toml.d/20.toml":     "",
+		}, Config{}, ""},
+		{"unknown key", map[string]string{"etc/liveupd/liveupd.toml": "sorce = 1"}, Config{}, "unknown setting"},
+		{"syntax", map[string]string{"etc/liveupd/liveupd.toml": "a b"}, Config{}, "line 1"},
+		{"rung", map[string]string{"etc/liveupd/liveupd.toml": `max = "explode"`}, Config{}, "no rung"},
+		{"start is no rung", map[string]string{"etc/liveupd/liveupd.toml": `max = "start"`}, Config{}, "no rung"},
+		{"negative", map[string]string{"etc/liveupd/liveupd.toml": `keep = -1`}, Config{}, "negative"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			root := t.TempDir()
+			for name, text := range tt.files {
+				name = filepath.Join(root, name)
+				if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil {
+					t.Fatal(err)
+				}
+				if err := os.WriteFile(name, []byte(text), 0o644); err != nil {
+					t.Fatal(err)
+				}
+			}
+			got, err := Load(root)
+			if tt.err != "" {
+				if err == nil || !strings.Contains(err.Error(), tt.err) {
+					t.Fatalf("Load = %v; want an error with %q", err, tt.err)
+				}
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			if d := cmp.Diff(tt.want, *got); d != "" {
+				t.Error(d)
+			}
+		})
+	}
+}

@@ -1,0 +1,186 @@
+package ui
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/liveupd/liveupd/change"
+)
+
+func (t *text) warnings(list []string) {
+	for _, w := range list {
+		fmt.Fprintf(t.diag, "%s %s\n", t.paint(yellow, "warning:"), clean(w))
+	}
+}
+
+func (t *text) Report(r *change.Report) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.clear()
+	t.warnings(r.Warnings)
+	switch r.Result {
+	case "done", "pending":
+		line := fmt.Sprintf("%s: done", r.Verb)
+		if r.ID != "" {
+			line += ", transaction " + clean(r.ID)
+		}
+		if r.SwapUSec > 0 {
+			line += fmt.Sprintf("; old and new could be met for %s", duration(uint64(r.SwapUSec)))
+		}
+		t.printf("%s\n", t.paint(green, line))
+	case "nothing-to-do":
+		if r.Verb != "apply" {
+			t.printf("Nothing to do.\n")
+		}
+	case "rolled-back":
+		t.printf("%s\n", t.paint(red, r.Verb+": failed after the commit; the tree and the units are as they were before"))
+	case "undone":
+		t.printf("%s\n", t.paint(yellow, r.Verb+": interrupted before the commit point; nothing changed"))
+	case "failed":
+		// The error line says what.
+	}
+	for _, u := range r.Deferred {
+		t.printf("deferred: %s\n", clean(u.Unit))
+	}
+	if r.HostAction > change.ActionNone {
+		t.printf("%s %s is still needed\n", t.paint(yellow, "pending:"), r.HostAction)
+	}
+}
+
+func (t *text) Check(r *change.CheckReport) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.clear()
+	t.warnings(r.Warnings)
+	if len(r.Units) == 0 && r.HostAction == change.ActionNone && len(r.Sessions) == 0 {
+		t.printf("%s\n", t.paint(green, fmt.Sprintf("Nothing stale: %s looked at.", plural(r.Examined, "process"))))
+		return
+	}
+	if len(r.Units) > 0 {
+		t.printf("%s\n", t.paint(bold, plural(len(r.Units), "stale unit")))
+		for _, u := range r.Units {
+			t.printf("  %s  %s\n", t.paint(yellow, fmt.Sprintf("%-7s", u.Action)), clean(u.Unit))
+			t.reasons(u.Reasons)
+		}
+	}
+	if r.HostAction != change.ActionNone {
+		t.printf("%s %s\n", t.paint(bold, "Host:"), r.HostAction)
+		t.reasons(r.HostReasons)
+	}
+	if len(r.Sessions) > 0 {
+		t.printf("%s\n", t.paint(bold, "Processes of sessions, which end with them"))
+		for _, h := range r.Sessions {
+			t.printf("  %s (%d)  %s %s\n", clean(h.Comm), h.PID, h.Kind, clean(h.Path))
+		}
+	}
+}
+
+func (t *text) Verify(r *change.VerifyReport) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.clear()
+	t.warnings(r.Warnings)
+	damage, own := 0, 0
+	for _, d := range r.Damage {
+		label, color := "damage", red
+		if d.Owner == "machine" {
+			own++
+			if !t.o.Verbose {
+				continue
+			}
+			label, color = "machine", dim
+		} else {
+			damage++
+		}
+		t.printf("  %s  %s %s", t.paint(color, fmt.Sprintf("%-7s", label)), d.Problem, clean(d.Path))
+		for i, a := range d.Aspects {
+			sep := ", "
+			if i == 0 {
+				sep = ": "
+			}
+			t.printf("%s%s", sep, a)
+		}
+		if d.Detail != "" {
+			t.printf(" (%s)", clean(d.Detail))
+		}
+		t.printf("\n")
+	}
+	line := fmt.Sprintf("%s checked against %s: ", plural(r.Checked, "path"), clean(r.Generation))
+	if damage == 0 {
+		t.printf("%s", t.paint(green, line+"no damage"))
+	} else {
+		t.printf("%s", t.paint(red, line+plural(damage, "path")+" damaged"))
+	}
+	if own > 0 {
+		t.printf("; %s changed by the machine, as it may", plural(own, "path"))
+	}
+	t.printf("\n")
+}
+
+func (t *text) History(list []change.Generation) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.clear()
+	if len(list) == 0 {
+		t.printf("No update has been applied to this root.\n")
+		return
+	}
+	for _, g := range list {
+		keep := ""
+		if g.Retained && g.State == "verified" {
+			keep = "can be rolled back"
+		}
+		t.printf("%s  %s  %-12s  %s\n", t.paint(bold, clean(g.ID)), time.Unix(g.Time, 0).Format("2006-01-02 15:04"), g.State, t.paint(dim, keep))
+		t.printf("    %s: %s\n", generationName(g), counts(g.Changes))
+	}
+}
+
+func generationName(g change.Generation) string {
+	if g.Name != "" {
+		return clean(g.Name + " " + g.Version)
+	}
+	return clean(g.Source)
+}
+
+func counts(c change.Counts) string {
+	return fmt.Sprintf("%s added, %s replaced, %s removed, %s changed in place",
+		count(c.Added), count(c.Replaced), count(c.Removed), count(c.Metadata))
+}
+
+func (t *text) Status(list []change.Generation) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.clear()
+	var last *change.Generation
+	retained := 0
+	for i := range list {
+		g := &list[i]
+		if g.State == "verified" {
+			if last == nil {
+				last = g
+			}
+			if g.Retained {
+				retained++
+			}
+			continue
+		}
+		if g.State != "rolled-back" {
+			t.printf("%s transaction %s was cut off (%s); run: liveupd recover\n", t.paint(red, "unfinished:"), clean(g.ID), g.State)
+		}
+	}
+	if last == nil {
+		t.printf("No update is committed to this root.\n")
+		return
+	}
+	t.printf("Last update: %s, %s (%s)\n", t.paint(bold, generationName(*last)), time.Unix(last.Time, 0).Format("2006-01-02 15:04"), clean(last.ID))
+	t.printf("  %s\n", counts(last.Changes))
+	t.printf("  %s can be rolled back\n", plural(retained, "update"))
+	for _, g := range list {
+		if g.HostAction > change.ActionNone {
+			t.printf("%s %s, for %s\n", t.paint(yellow, "pending:"), g.HostAction, clean(g.ID))
+		}
+		for _, u := range g.Deferred {
+			t.printf("%s %s still runs what was there before %s\n", t.paint(yellow, "deferred:"), clean(u), clean(g.ID))
+		}
+	}
+}
