@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"runtime"
 	"slices"
 	"unsafe"
@@ -180,4 +181,22 @@ func OpenDirAt(dir *FD, name string) (*FD, error) {
 		fd, err = OpenAt(dir, name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, ResolveBeneath|ResolveNoSymlinks)
 	}
 	return fd, err
+}
+
+// Reset empties the listing.
+func (l *Listing) Reset() { l.names, l.ents = l.names[:0], l.ents[:0] }
+
+// ReadAt reads at an offset, as io.ReaderAt, but may read less than asked for
+// without an error.
+func (f *FD) ReadAt(b []byte, off int64) (int, error) {
+	var n int
+	err := retry("pread64", f.name, func() (err error) {
+		n, err = unix.Pread(f.n, b, off)
+		return err
+	})
+	runtime.KeepAlive(f)
+	if err == nil && n == 0 && len(b) > 0 {
+		return 0, io.EOF
+	}
+	return max(n, 0), err
 }
