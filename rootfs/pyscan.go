@@ -7,6 +7,8 @@ type pyImport struct {
 	level  int      // leading dots: 0 absolute, 1 this package, ...
 	module string   // "a.b"; "" for "from . import x"
 	names  []string // after "import" of a from-import; nil for a plain import
+	// inFunction tells that it runs only when a function is called.
+	inFunction bool
 }
 
 // pyScanner finds imports in Python source without parsing it: it knows
@@ -17,6 +19,8 @@ type pyScanner struct {
 	pos   int
 	depth int // open brackets
 	out   []pyImport
+	// inFunction is set while the lines of a function are read.
+	inFunction bool
 }
 
 // scanPython lists the imports of a source, wherever they stand: in functions
@@ -26,6 +30,7 @@ type pyScanner struct {
 func scanPython(src string, main bool) []pyImport {
 	s := &pyScanner{src: strings.TrimPrefix(src, "\xef\xbb\xbf")}
 	skip := -1 // indentation of an "if" whose block is skipped
+	def := -1  // indentation of the outermost function that is open
 	for s.pos < len(s.src) {
 		indent, blank := s.indent()
 		if blank {
@@ -36,7 +41,15 @@ func scanPython(src string, main bool) []pyImport {
 			continue
 		}
 		skip = -1
-		if head := s.peekLine(); strings.HasPrefix(head, "if") {
+		if indent <= def {
+			def = -1
+		}
+		head := s.peekLine()
+		if def < 0 && (strings.HasPrefix(head, "def ") || strings.HasPrefix(head, "async def ")) {
+			def = indent
+		}
+		s.inFunction = def >= 0
+		if strings.HasPrefix(head, "if") {
 			if isTypeChecking(head) || !main && indent == 0 && isMainGuard(head) {
 				skip = indent
 				s.statement(false)
@@ -252,13 +265,18 @@ func (s *pyScanner) alias(lines bool) {
 	s.space(lines)
 }
 
+func (s *pyScanner) found(imp pyImport) {
+	imp.inFunction = s.inFunction
+	s.out = append(s.out, imp)
+}
+
 func (s *pyScanner) plainImport() {
 	for {
 		module := s.dotted()
 		if module == "" {
 			return
 		}
-		s.out = append(s.out, pyImport{module: module})
+		s.found(pyImport{module: module})
 		s.alias(false)
 		if !s.at(',') {
 			return
@@ -277,9 +295,15 @@ func (s *pyScanner) fromImport() {
 		imp.level++
 		s.pos++
 	}
-	imp.module = s.dotted()
-	s.space(false)
-	if s.word() != "import" || imp.module == "" && imp.level == 0 {
+	save := s.pos
+	if s.word() != "import" {
+		s.pos = save
+		imp.module = s.dotted()
+		s.space(false)
+		if s.word() != "import" || imp.module == "" {
+			return
+		}
+	} else if imp.level == 0 {
 		return
 	}
 	s.space(false)
@@ -303,7 +327,7 @@ func (s *pyScanner) fromImport() {
 	if lines && s.at(')') {
 		s.pos++
 	}
-	s.out = append(s.out, imp)
+	s.found(imp)
 }
 
 func (s *pyScanner) dynamicImport() {
@@ -325,6 +349,6 @@ func (s *pyScanner) dynamicImport() {
 	}
 	level := len(name) - len(strings.TrimLeft(name, "."))
 	if module := strings.Trim(name, "."); module != "" {
-		s.out = append(s.out, pyImport{level: level, module: module})
+		s.found(pyImport{level: level, module: module})
 	}
 }
