@@ -1,0 +1,57 @@
+# liveupd. `make help` lists what can be done.
+
+# A fresh machine may have Go where its own archive unpacks it, and not in PATH.
+export PATH := $(PATH):/usr/local/go/bin:/usr/lib/go/bin:/usr/sbin:/sbin
+GO ?= go
+# A service manager may start us without a home; Go's caches want one.
+HOME ?= /root
+export HOME
+
+DESTDIR ?=
+prefix  ?= /usr/local
+bindir  ?= $(prefix)/bin
+INSTALL ?= install
+
+PROGRAMS := $(notdir $(patsubst %/,%,$(sort $(dir $(wildcard cmd/*/*.go)))))
+
+# Static and the same from any folder, so that a program which must survive a
+# bad libc does not need one, and two builds of one source can be compared.
+# The commit is stamped only where git is willing to name it: it refuses a
+# folder of another owner, and go build would fail with it.
+VCS   := $(if $(shell git rev-parse HEAD 2>/dev/null),true,false)
+BUILD := CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=$(VCS) -ldflags '-s -w'
+
+.DEFAULT_GOAL := help
+.PHONY: help build run check test bench install clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+build: ## build the programs, static, into bin/
+	@mkdir -p bin
+	$(BUILD) -o bin/ $(PROGRAMS:%=./cmd/%)
+
+run: build ## make a small Debian root, prepare an update of it and show the plan
+	tests/run.sh
+
+check: ## format, vet, lint and the tests that need no root, in a minute or two
+	@test -z "$$(gofmt -l .)" || { gofmt -l . >&2; echo 'not formatted: gofmt -w them' >&2; exit 1; }
+	$(GO) vet ./...
+	tests/house/lint.sh run ./...
+	$(GO) run ./tests/gotest -timeout 5m -- -short ./...
+
+test: build ## install what the tests need, then run all of them
+	tests/setup/install.sh
+	$(GO) vet ./...
+	$(GO) run ./tests/gotest -timeout 33m -- -count=1 ./...
+
+bench: build ## measure: apply, swap, empty plan, memory
+	tests/setup/install.sh
+	tests/bench.sh
+
+install: build ## install the programs (DESTDIR and prefix are honoured)
+	$(INSTALL) -d '$(DESTDIR)$(bindir)'
+	$(INSTALL) -m 0755 $(PROGRAMS:%=bin/%) '$(DESTDIR)$(bindir)'
+
+clean: ## remove what make build made
+	rm -rf bin
