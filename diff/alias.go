@@ -18,9 +18,10 @@ func (w *worker) alias(a alias) error {
 	}
 	defer src.release()
 	live, err := w.live.open(a.live)
-	if err != nil {
+	if err != nil && !gone(err) {
 		return err
 	}
+	// Gone: another directory of the source makes it. live is nil then.
 	defer live.release()
 	p := &pairing{src: src, live: live, srcDir: a.src, dir: a.live, class: w.own.Class(shown(a.live)), aliased: true}
 	var list, liveList sys.Listing
@@ -50,7 +51,7 @@ func (w *worker) alias(a alias) error {
 			return err
 		}
 	}
-	if p.class != change.ClassWhole || w.ships(a.live) {
+	if live == nil || p.class != change.ClassWhole || w.ships(a.live) {
 		return nil
 	}
 	if err := liveList.Read(live.fd); err != nil {
