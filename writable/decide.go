@@ -3,8 +3,6 @@ package writable
 import (
 	"bytes"
 	"maps"
-	"path"
-	"slices"
 	"strings"
 
 	"github.com/liveupd/liveupd/change"
@@ -32,9 +30,9 @@ func (r *Rules) Decide(p string, old, new *change.Node) change.Decision {
 	}
 	switch r.Class(p) {
 	case change.ClassWhole:
-		return r.decideWhole(p, old, new)
+		return decideWhole(new)
 	case change.ClassListed:
-		return decideListed(p, old, new)
+		return decideListed(new)
 	case change.ClassThreeWay:
 		return r.decideThreeWay(p, old, new)
 	case change.ClassAddOnly:
@@ -64,30 +62,18 @@ func decideAddOnly(old, new *change.Node) change.Decision {
 	return because(change.VerdictKeep, "an update only adds here, and it is there already")
 }
 
-func decideListed(p string, old, new *change.Node) change.Decision {
+func decideListed(new *change.Node) change.Decision {
 	if new == nil {
-		return keep()
-	}
-	if old.IsDir() && new.IsDir() && (path.Dir(p) == "/" || sharedFolders[p]) {
 		return keep()
 	}
 	return take()
 }
 
-func (r *Rules) decideWhole(p string, old, new *change.Node) change.Decision {
-	if new != nil {
-		return take()
+func decideWhole(new *change.Node) change.Decision {
+	if new == nil {
+		return remove()
 	}
-	if slices.Contains(loaderLinks, p) {
-		return warn(change.VerdictKeep, "the update lacks it, and programs are started through it")
-	}
-	if slices.Contains(mergedLinks, p) && old.Type != change.Symlink {
-		return because(change.VerdictKeep, "the update owns the link of that name, and this is none")
-	}
-	if r.modules != "" && (in(p, r.modules) || p == path.Dir(r.modules)) {
-		return because(change.VerdictKeep, "the running kernel loads its modules from here")
-	}
-	return remove()
+	return take()
 }
 
 // decideThreeWay is the rule of /etc; see the table in the package comment.
@@ -147,7 +133,7 @@ func (r *Rules) decideUnknown(p string, old, new *change.Node) change.Decision {
 	case r.whole && identityFiles[p] && !new.IsDir():
 		return warn(change.VerdictBeside, "it says who this machine is and who may use it, and no recorded base tells what the machine changed")
 	case old.IsDir() && p == etc && !r.whole:
-		return keep() // as each shared folder, see decideListed
+		return keep() // as each folder that all systems share
 	case old.IsDir():
 		return warn(change.VerdictTake, "no recorded base: the folder gets the update's owner, mode and attributes")
 	}

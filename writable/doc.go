@@ -19,33 +19,36 @@
 //     /var (dbus's machine-id, systemd's random seed and credential secret);
 //     .liveupd and lost+found at any depth.
 //  2. Never: what the manifest lists as never.
-//  3. Whole: what the manifest owns and what is below; /usr/local only where
+//  3. Listed: the modules of the running kernel. It loads them from there, so
+//     they are never removed.
+//  4. Whole: what the manifest owns and what is below; /usr/local only where
 //     the manifest names it or what is below it, not by owning /usr.
-//  4. Add-only: /opt, /srv and /usr/local themselves where the manifest owns
-//     something below them: the way there is made where it is missing.
-//  5. Never for a whole tree: /opt /srv /usr/local and what is below. A partial
+//  5. Add-only: for a partial tree, the folders that each system shares (/usr, /usr/lib,
+//     /opt, ...). They are only the way to what it lists, and keep their own
+//     owner and mode. And /opt, /srv and /usr/local where the manifest owns something
+//     below them: the way there is made where it is missing.
+//  6. Never for a whole tree: /opt /srv /usr/local and what is below. A partial
 //     tree that ships /opt/app lists it on purpose: there it is Listed.
-//  6. Three-way: /etc.
-//  7. Add-only: /var, /boot, and /efi, which is another name of /boot.
-//  8. A whole tree whose manifest owns nothing by name: Whole for /usr and for
-//     the merged-/usr links /bin /sbin /lib /lib32 /lib64 /libo32 /libx32.
-//     A manifest with owns says what the update owns; then these are Listed.
-//  9. A whole tree: Listed for what lies below those links where they are
+//  7. Three-way: /etc.
+//  8. Add-only: /var, /boot, and /efi, which is another name of /boot.
+//  9. A whole tree whose manifest owns nothing by name: Whole for /usr and for
+//     the merged-/usr links /lib32 /libo32 /libx32; Listed for /bin /sbin /lib
+//     /lib64, because each program's loader is reached through them: a tree of usr/
+//     alone must not take them away. A manifest with owns says what the
+//     update owns; then all of these are Listed.
+//  10. A whole tree: Listed for what lies below those links where they are
 //     real folders; Add-only for any other path (/data, /swapfile, /nix): that a
 //     system image ships such a path does not make the machine's its own.
-//  10. A partial tree: Listed.
+//  11. A partial tree: Listed.
 //
 // # The decision
 //
 //   - Never: the machine's stays, what is missing stays missing.
 //   - Add-only: what is missing is added, what is there stays.
-//   - Listed: what is shipped is taken, nothing is removed. A folder that
-//     each system shares (/usr, /usr/lib, /opt, ...) keeps its own owner and
-//     mode: for a partial tree it is only the way to what it lists.
-//   - Whole: what is shipped is taken, what is not is removed. Two exceptions:
-//     /bin /sbin /lib /lib64 stay where a tree of usr/ alone lacks them,
-//     because each program's loader is reached through them, and the modules
-//     of the running kernel stay.
+//   - Listed: what is shipped is taken, nothing is removed.
+//   - Whole: what is shipped is taken, what is not is removed. A folder goes
+//     only when all that it holds is owned, too: whoever walks the tree asks for
+//     each path in it.
 //   - Three-way: see below.
 //
 // # The rule of /etc

@@ -73,12 +73,14 @@ var (
 	// mergedLinks are the top-level names that a merged-/usr system has as links into /usr.
 	mergedLinks = []string{"/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libo32", "/libx32"}
 
-	// loaderLinks stay where a tree lacks them: ld.so is found through /lib
-	// and /lib64, and /bin/sh and /sbin/init by their old names.
+	// loaderLinks are never removed: ld.so is found through /lib and /lib64,
+	// and /bin/sh and /sbin/init by their old names.
 	loaderLinks = []string{"/bin", "/sbin", "/lib", "/lib64"}
 
 	// sharedFolders are in every system; a partial tree has them only as the way to what it lists.
 	sharedFolders = map[string]bool{
+		"/": true, "/usr": true, "/opt": true, "/srv": true,
+		"/bin": true, "/sbin": true, "/lib": true, "/lib32": true, "/lib64": true, "/libo32": true, "/libx32": true,
 		"/usr/bin": true, "/usr/sbin": true, "/usr/lib": true, "/usr/lib32": true, "/usr/lib64": true,
 		"/usr/libexec": true, "/usr/share": true, "/usr/include": true, "/usr/games": true,
 		"/usr/src": true, "/usr/local": true, "/usr/lib/systemd": true, "/usr/lib/systemd/system": true,
@@ -183,8 +185,12 @@ func (r *Rules) Class(p string) change.Class {
 	switch {
 	case machineOnly(p), below(p, r.never):
 		return change.ClassNever
+	case r.modules != "" && in(p, r.modules):
+		return change.ClassListed
 	case r.owned(p):
 		return change.ClassWhole
+	case !r.whole && sharedFolders[p]:
+		return change.ClassAddOnly
 	case localTree(p) != "" && r.leads(p):
 		return change.ClassAddOnly
 	case localTree(p) != "":
@@ -196,10 +202,10 @@ func (r *Rules) Class(p string) change.Class {
 		return change.ClassThreeWay
 	case below(p, addOnlyTrees):
 		return change.ClassAddOnly
-	case !r.whole || p == "/":
+	case !r.whole:
 		return change.ClassListed
 	case in(p, usr), slices.Contains(mergedLinks, p):
-		if r.named {
+		if r.named || slices.Contains(loaderLinks, p) {
 			return change.ClassListed
 		}
 		return change.ClassWhole
