@@ -63,12 +63,14 @@ func RestartPlan(found *change.CheckReport, limit change.Action) *change.Plan {
 			v.rung = s.Action
 		}
 	}
-	if found.HostAction > change.ActionNone {
-		for _, r := range found.HostReasons {
+	for _, r := range found.HostReasons {
+		switch r.Kind {
+		case "unit-files":
+			p.needHost(change.ActionDaemonReload, r)
+		case "pid1":
+			p.needHost(change.ActionDaemonReexec, r)
+		default:
 			p.needHost(found.HostAction, r)
-		}
-		if len(found.HostReasons) == 0 {
-			p.needHost(found.HostAction, change.Reason{Kind: "pid1", Unit: "init.scope"})
 		}
 	}
 	for _, w := range found.Warnings {

@@ -86,7 +86,7 @@ func isUserManager(name string) bool { return template(name) == "user@.service" 
 // hit is one process of a unit that uses what goes.
 func (p *planning) hit(h change.Hit) {
 	r := change.Reason{Kind: h.Kind, Path: h.Path, PID: h.PID, Comm: h.Comm, Detail: h.Detail}
-	own := slices.Contains(p.facts.Own, h.Unit)
+	own := p.own(h.Unit) > 0
 	switch u := p.named(h.Unit); {
 	case h.PID == 1 || h.Unit == "init.scope":
 		r.Kind = "pid1"
@@ -189,7 +189,7 @@ func chain(def *change.Unit, to string) string {
 // by the processes.
 func (p *planning) moved(u *unit) {
 	for _, kind := range []string{"exec", "interpreter", "soname"} {
-		if kind == "exec" && sameExec(u.old) != sameExec(u.new) {
+		if kind == "exec" && execLines(u.old) != execLines(u.new) {
 			continue // the unit file says it
 		}
 		was, is := only(u.old, u.new, kind), only(u.new, u.old, kind)
@@ -207,8 +207,8 @@ func (p *planning) moved(u *unit) {
 	}
 }
 
-// sameExec is all that a unit executes, for comparison.
-func sameExec(u *change.Unit) string {
+// execLines is all that a unit executes, for comparison.
+func execLines(u *change.Unit) string {
 	var b strings.Builder
 	for _, s := range u.Settings {
 		if s.Section == "Service" && strings.HasPrefix(s.Key, "Exec") {

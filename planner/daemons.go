@@ -217,9 +217,7 @@ func (p *planning) configuration() {
 				p.config(u, e.Path, true, "declared by the unit")
 			}
 		}
-		if !known {
-			p.owned(u)
-		}
+		p.owned(u, known)
 	})
 	for i := range noUnit {
 		for _, pattern := range noUnit[i].files {
@@ -238,19 +236,28 @@ func (p *planning) config(u *unit, file string, reload bool, detail string) {
 	p.raise(u, rung, change.Reason{Kind: "config", Path: file, Detail: detail})
 }
 
-// owned are configuration files that the trees attribute to the unit.
-func (p *planning) owned(u *unit) {
+// owned are configuration files that the trees attribute to the unit: those
+// that it declares, and those of its package where the table does not know
+// the daemon better.
+func (p *planning) owned(u *unit, known bool) {
 	for _, def := range []*change.Unit{u.old, u.new} {
 		if def == nil {
 			continue
 		}
 		for _, use := range def.Uses {
 			if use.Kind != "config" || !p.changed.at(use.Path) || leftBeside(use.Path) ||
-				directory(p.changed.byPath[use.Path]) || isData(use.Path) ||
+				directory(p.changed.byPath[use.Path]) {
+				continue
+			}
+			if !strings.HasPrefix(use.Via, "package ") {
+				p.config(u, use.Path, true, "declared by the unit")
+				continue
+			}
+			if known || isData(use.Path) ||
 				slices.ContainsFunc(readByOthers, func(pattern string) bool { return match(pattern, use.Path) }) {
 				continue
 			}
-			p.config(u, use.Path, true, "")
+			p.config(u, use.Path, true, "of its "+use.Via)
 		}
 	}
 }

@@ -103,7 +103,7 @@ func (p *planning) hostChanges() {
 			}
 		}
 	}
-	if p.in.Policy.Bootme {
+	if p.in.Policy.Bootme && !p.in.Delta.Empty() {
 		p.needHost(change.ActionReboot, change.Reason{Kind: "bootme", Path: "/liveupd.toml", Detail: "the update asks for it"})
 	}
 	for _, n := range nextBoot {

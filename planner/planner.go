@@ -100,8 +100,6 @@ type planning struct {
 	host     []hostNeed
 	checks   []change.Check
 	warnings map[string]bool
-	// noCommit: there is nothing on disk to commit (a restart of what is stale).
-	noCommit bool
 }
 
 // Make decides what an update does and in what order. Source, Root and what

@@ -33,7 +33,7 @@ func (p *planning) steps(out *change.Plan) []change.Step {
 			add("stop", name, "start")
 		}
 	}
-	if n := len(p.changed.sorted); n > 0 && !p.noCommit {
+	if n := len(p.changed.sorted); n > 0 {
 		add("commit", paths(n), "revert")
 	}
 	switch p.managerStep() {
@@ -67,8 +67,9 @@ func (p *planning) steps(out *change.Plan) []change.Step {
 	return list
 }
 
+// own tells whether a unit is liveupd's, or what the caller runs in.
 func (p *planning) own(name string) int {
-	if slices.Contains(p.facts.Own, name) || strings.HasPrefix(name, "liveupd") {
+	if slices.Contains(p.facts.Own, name) || strings.HasPrefix(name, "liveupd-") || name == "liveupd.service" {
 		return 1
 	}
 	return 0
