@@ -2,6 +2,7 @@ package inspect
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -49,9 +50,9 @@ func openHost(units map[string]*change.UnitState) (*host, error) {
 	if self, err := sys.OpenProc(proc, os.Getpid()); err == nil {
 		defer self.Close()
 		h.ownNS = nsOf(self, "ns/mnt")
-		if h.mntNS == 0 {
-			h.mntNS = h.ownNS // PID 1 may not be looked at
-		}
+		// Where PID 1 may not be looked at, we are taken to be where it is.
+		h.mntNS = cmp.Or(h.mntNS, h.ownNS)
+		h.pidNS = cmp.Or(h.pidNS, nsOf(self, "ns/pid"))
 	}
 	return h, nil
 }

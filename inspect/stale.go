@@ -212,7 +212,7 @@ func (s *staleScan) judge(v *staleVerdict, k staleKey, p *sys.Proc, link, mapped
 		original, kept = originalPath(name)
 	}
 	if kept {
-		name = original
+		name, mapped = original, original // that a copy lies where it was put means nothing
 	}
 	if passedOver(name) {
 		return true
@@ -266,7 +266,11 @@ func (s *staleScan) find(p *sys.Proc, k staleKey, key change.InodeKey, name, map
 		}
 	}
 	if k.mntNS == s.mntNS {
-		host, err := sys.OpenRoot("/proc/1/root/")
+		top := "/proc/1/root/"
+		if s.ownNS == s.mntNS {
+			top = "/"
+		}
+		host, err := sys.OpenRoot(top)
 		if err == nil {
 			n, err := statIn(host, name)
 			if err == nil && (n.Dev == key.Dev && n.Ino == key.Ino || first == nil) {
