@@ -1,6 +1,7 @@
 package planner
 
 import (
+	"slices"
 	"testing"
 
 	"github.com/liveupd/liveupd/change"
@@ -491,7 +492,7 @@ func wellFormed(t *testing.T, p *change.Plan) {
 		if len(u.Reasons) == 0 {
 			t.Errorf("%s: %s without a reason", u.Unit, u.Action)
 		}
-		reasons = append(reasons[:len(reasons):len(reasons)], u.Reasons...)
+		reasons = append(slices.Clip(reasons), u.Reasons...)
 	}
 	for _, r := range reasons {
 		if r.Path == "" && r.Unit == "" {

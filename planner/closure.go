@@ -181,7 +181,7 @@ func (p *planning) dependents(new bool) map[string][]string {
 			default:
 				continue
 			}
-			for _, w := range strings.Fields(s.Value) {
+			for w := range strings.FieldsSeq(s.Value) {
 				on := expand(w, u.name)
 				if isTemplate(on) {
 					at := strings.IndexByte(on, '@')

@@ -347,7 +347,7 @@ func wantedIn(u *change.Unit, name string) string {
 	for _, s := range u.Settings {
 		switch s.Key {
 		case "Wants", "Requires", "BindsTo", "Upholds", "Requisite":
-			for _, w := range strings.Fields(s.Value) {
+			for w := range strings.FieldsSeq(s.Value) {
 				if expand(w, u.Name) == name {
 					return s.File
 				}
