@@ -1,0 +1,118 @@
+package nsmount
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"strings"
+	"syscall"
+
+	"github.com/liveupd/liveupd/internal/sys"
+)
+
+// testChild is what the test binary does in another namespace.
+func testChild(args []string) error {
+	switch args[0] {
+	case "isolate":
+		if err := Isolate(); err != nil {
+			return err
+		}
+	case "stay": // in a namespace that is not isolated
+	case "init": // process 1 of a pid namespace, whose child is in another mount namespace
+		if err := syscall.Mount("proc", "/proc", "proc", 0, ""); err != nil {
+			return err
+		}
+		cmd, err := Command([]string{"child", "stay"})
+		if err != nil {
+			return err
+		}
+		cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+		return cmd.Run()
+	case "unprivileged":
+		for _, set := range []func() error{func() error { return syscall.Setgroups(nil) }, func() error { return syscall.Setgid(65534) }, func() error { return syscall.Setuid(65534) }} {
+			if err := set(); err != nil {
+				return err
+			}
+		}
+		fmt.Println(errnoName(checkUnprivileged(args[1])))
+		return nil
+	case "count":
+		n, err := countMounts(args[1])
+		fmt.Println(n)
+		return err
+	}
+	fmt.Println("ready")
+	lines := bufio.NewScanner(os.Stdin)
+	for lines.Scan() {
+		verb, arg, _ := strings.Cut(lines.Text(), " ")
+		switch verb {
+		case "write":
+			fmt.Println(errnoName(tryWrite(arg)))
+		case "mount":
+			fmt.Println(errnoName(syscall.Mount("liveupd-test", arg, "tmpfs", 0, "")))
+		case "umount":
+			fmt.Println(errnoName(syscall.Unmount(arg, 0)))
+		case "mounted":
+			n, err := countMounts(arg)
+			if err != nil {
+				return err
+			}
+			fmt.Println(n)
+		case "start", "plainstart": // a child that counts what is mounted on arg
+			cmd, err := Command([]string{"child", "count", arg})
+			if err != nil {
+				return err
+			}
+			cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
+			start := Start
+			if verb == "plainstart" {
+				start = (*exec.Cmd).Start
+			}
+			if err := errors.Join(start(cmd), cmd.Wait()); err != nil {
+				return err
+			}
+		case "options":
+			mounts, err := sys.ReadMountinfo("/proc/self/mountinfo")
+			if err != nil {
+				return err
+			}
+			for _, m := range mounts {
+				if m.Point == arg {
+					fmt.Println(m.Options)
+					break
+				}
+			}
+		case "ns":
+			link, err := os.Readlink("/proc/self/ns/mnt")
+			if err != nil {
+				return err
+			}
+			fmt.Println(link)
+		default:
+			return fmt.Errorf("no such verb: %s", verb)
+		}
+	}
+	return lines.Err()
+}
+
+func countMounts(point string) (n int, err error) {
+	mounts, err := sys.ReadMountinfo("/proc/self/mountinfo")
+	for _, m := range mounts {
+		if m.Point == point {
+			n++
+		}
+	}
+	return n, err
+}
+
+func errnoName(err error) string {
+	if err == nil {
+		return "ok"
+	}
+	if errno, ok := errors.AsType[syscall.Errno](err); ok {
+		return errno.Error()
+	}
+	return err.Error()
+}
