@@ -79,6 +79,7 @@ type UnitState struct {
 	ControlGroup        string
 	CanReload           bool
 	FragmentPath        string
+	NeedDaemonReload    bool // its files changed since systemd read them, by their times
 	RefuseManualStart   bool
 	RefuseManualStop    bool
 	StateChangeMonoUSec uint64   // monotonic

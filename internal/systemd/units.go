@@ -142,6 +142,7 @@ func unitState(name string, p map[string]dbus.Variant) *change.UnitState {
 		Name: text(p, "Id"), Names: list(p, "Names"),
 		LoadState: text(p, "LoadState"), ActiveState: text(p, "ActiveState"), SubState: text(p, "SubState"),
 		CanReload: flag(p, "CanReload"), FragmentPath: text(p, "FragmentPath"),
+		NeedDaemonReload:  flag(p, "NeedDaemonReload"),
 		RefuseManualStart: flag(p, "RefuseManualStart"), RefuseManualStop: flag(p, "RefuseManualStop"),
 		StateChangeMonoUSec: number(p, "StateChangeTimestampMonotonic"),
 		ActiveEnterMonoUSec: number(p, "ActiveEnterTimestampMonotonic"),

@@ -1,0 +1,86 @@
+package main
+
+import (
+	"fmt"
+	"slices"
+
+	"github.com/spf13/cobra"
+
+	"github.com/liveupd/liveupd/change"
+	"github.com/liveupd/liveupd/engine"
+)
+
+type applyOptions struct {
+	plan, exitCode bool
+	max            string
+	req            engine.Request
+}
+
+func newApply(o *options) *cobra.Command {
+	var a applyOptions
+	cmd := &cobra.Command{
+		Use:   "apply [--plan] [--source SPEC] [--max ACTION] [--expect ID]",
+		Short: "apply an update, or show what it would interrupt",
+		Long: `Compares the source with the root, plans the smallest set of interruptions, and
+applies it: all of it or nothing. With --plan it stops after the plan; nothing
+but caches changes.
+
+SPEC is KIND:WHERE. Known kinds: tree:DIR, a directory that holds the files of
+the update at their places. ACTION is a rung of the ladder: none, daemon-reload,
+reload, restart, daemon-reexec, soft-reboot, kexec, reboot; what is above it is
+deferred. At a terminal apply asks before it changes anything.
+
+An interrupt (Ctrl-C) before the commit point undoes everything; after it the
+run goes on to its end, and says so.
+` + exitHelp,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return a.run(cmd, o) },
+	}
+	f := cmd.Flags()
+	f.BoolVar(&a.plan, "plan", false, "show what would be done and stop")
+	f.BoolVar(&a.exitCode, "exit-code", false, "with --plan: exit with 10 when there is something to do")
+	f.StringVar(&a.req.Source, "source", "", "where the update comes from, as `SPEC`")
+	f.StringVar(&a.max, "max", "", "the highest `ACTION` that may be done now")
+	f.StringVar(&a.req.Expect, "expect", "", "refuse any plan but the one with this `ID`")
+	f.BoolVar(&a.req.AllowUnsigned, "allow-unsigned", false, "accept a source that nobody has signed")
+	f.BoolVar(&a.req.AllowRemovals, "allow-removals", false, "accept more than 1,000 removals, and removals of mount points")
+	f.StringVar(&a.req.KeysDir, "keys", "", "the `DIR` of trusted minisign keys (default /etc/liveupd/keys)")
+	f.IntVar(&a.req.Keep, "keep", 0, "how many generations to keep for a rollback (default 2)")
+	o.yesFlag(cmd)
+	return cmd
+}
+
+func (a *applyOptions) run(cmd *cobra.Command, o *options) error {
+	if a.exitCode && !a.plan {
+		return fmt.Errorf("%w: --exit-code goes with --plan", engine.ErrUsage)
+	}
+	if a.req.Keep < 0 {
+		return fmt.Errorf("%w: --keep takes a positive number, not %d", engine.ErrUsage, a.req.Keep)
+	}
+	if a.max != "" {
+		if err := a.req.Max.UnmarshalText([]byte(a.max)); err != nil || !slices.Contains(change.Ladder(), a.req.Max) {
+			return fmt.Errorf("%w: --max takes one of %v, not %q", engine.ErrUsage, change.Ladder(), a.max)
+		}
+		a.req.MaxSet = true
+	}
+	if err := o.defaults(&a.req); err != nil {
+		return err
+	}
+	r := o.renderer()
+	a.req.Verb = "apply"
+	if a.plan {
+		a.req.Verb = "plan"
+		result, err := o.do(cmd.Context(), a.req, r)
+		if err != nil {
+			return err
+		}
+		plan := result.(*change.Plan)
+		r.Plan(plan)
+		if a.exitCode && !plan.Empty() {
+			o.code = exitSomething
+		}
+		return nil
+	}
+	result, err := o.do(cmd.Context(), a.req, r)
+	return o.finish(r, result, err)
+}

@@ -1,0 +1,116 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+
+	"github.com/liveupd/liveupd/change"
+	"github.com/liveupd/liveupd/engine"
+	"github.com/liveupd/liveupd/internal/config"
+	"github.com/liveupd/liveupd/internal/sys"
+	"github.com/liveupd/liveupd/internal/ui"
+)
+
+// renderer prints to where the flags and the terminal say.
+func (o *options) renderer() ui.Renderer {
+	plain := os.Getenv("NO_COLOR") != "" || os.Getenv("TERM") == "dumb"
+	return ui.New(os.Stdout, os.Stderr, ui.Options{
+		JSON: o.json, Verbose: o.verbose,
+		Color: !plain && sys.TerminalWidth(os.Stdout) > 0,
+		Width: sys.TerminalWidth(os.Stderr),
+	})
+}
+
+func (o *options) fail(err error) {
+	hint := ""
+	if h, ok := errors.AsType[*change.HintError](err); ok {
+		hint = h.Hint
+	}
+	o.renderer().Error(err, hint, exitCode(err))
+}
+
+// do carries out a request: on the running root in a worker of its own, on
+// any other root here.
+func (o *options) do(ctx context.Context, req engine.Request, r ui.Renderer) (any, error) {
+	req.Root = o.root
+	req, err := engine.Prepare(req)
+	if err != nil {
+		return nil, err
+	}
+	ev := engine.Events{Emit: func(v any) {
+		switch v := v.(type) {
+		case change.Progress:
+			r.Progress(v)
+		case *change.Plan:
+			r.Plan(v)
+		case change.StepResult:
+			r.Step(v)
+		}
+	}}
+	if o.asks() {
+		ev.Confirm = confirm
+	} else {
+		req.NoPrompt = true
+	}
+	if !req.Live() {
+		return (&engine.Engine{}).Run(ctx, req, ev)
+	}
+	if os.Geteuid() != 0 {
+		return nil, change.WithHint(errNotRoot, "run it with sudo, or name another tree with --root DIR")
+	}
+	switch req.Verb {
+	case "history", "status", "check":
+		return (&engine.Engine{}).Run(ctx, req, ev)
+	}
+	return engine.Spawn(ctx, req, ev)
+}
+
+// asks: only a person at a terminal can answer; a script has said what it wants.
+func (o *options) asks() bool {
+	return !o.yes && !o.json && sys.TerminalWidth(os.Stdin) > 0 && sys.TerminalWidth(os.Stderr) > 0
+}
+
+func confirm(*change.Plan) bool {
+	fmt.Fprint(os.Stderr, "Proceed? [y/N] ")
+	line, err := bufio.NewReader(os.Stdin).ReadString('\n')
+	if err != nil {
+		fmt.Fprintln(os.Stderr)
+	}
+	answer := strings.ToLower(strings.TrimSpace(line))
+	return answer == "y" || answer == "yes"
+}
+
+// defaults fills a request from the configuration of the root.
+func (o *options) defaults(req *engine.Request) error {
+	cfg, err := config.Load(o.root)
+	if err != nil {
+		return err
+	}
+	if req.Source == "" {
+		req.Source = cfg.Source
+	}
+	if req.Keep == 0 {
+		req.Keep = cfg.Keep
+	}
+	if !req.MaxSet && cfg.Max != "" {
+		req.MaxSet = true
+		return req.Max.UnmarshalText([]byte(cfg.Max))
+	}
+	return nil
+}
+
+// finish prints a report and sets the exit code.
+func (o *options) finish(r ui.Renderer, result any, err error) error {
+	report, ok := result.(*change.Report)
+	if ok && report != nil {
+		r.Report(report)
+		if err == nil && report.Result == "pending" {
+			o.code = exitPending
+		}
+	}
+	return err
+}

@@ -1,0 +1,52 @@
+package main
+
+import (
+	"github.com/spf13/cobra"
+
+	"github.com/liveupd/liveupd/change"
+	"github.com/liveupd/liveupd/engine"
+)
+
+func newStatus(o *options) *cobra.Command {
+	return &cobra.Command{
+		Use:   "status",
+		Short: "show what is installed, what is pending and what was cut off",
+		Long:  "Shows the last update, what still waits for a reboot, and whether a transaction was cut off. Changes nothing.\n" + exitHelp,
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return listGenerations(cmd, o, "status")
+		},
+	}
+}
+
+func newHistory(o *options) *cobra.Command {
+	return &cobra.Command{
+		Use:   "history",
+		Short: "list the updates and whether they can be rolled back",
+		Long:  "Lists the transactions, the newest first. Those that are kept can be rolled back. Changes nothing.\n" + exitHelp,
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return listGenerations(cmd, o, "history")
+		},
+	}
+}
+
+func listGenerations(cmd *cobra.Command, o *options, verb string) error {
+	r := o.renderer()
+	result, err := o.do(cmd.Context(), engine.Request{Verb: verb}, r)
+	if err != nil {
+		return err
+	}
+	list := result.([]change.Generation)
+	if verb == "history" {
+		r.History(list)
+		return nil
+	}
+	r.Status(list)
+	for _, g := range list {
+		if g.HostAction > change.ActionDaemonReexec {
+			o.code = exitPending
+		}
+	}
+	return nil
+}

@@ -1,0 +1,115 @@
+// Command liveupd updates a running Linux server in place and interrupts only
+// what the update touches. Each verb has a file of its own: its flags become
+// an engine request, its errors an exit code.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"runtime/debug"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"github.com/liveupd/liveupd/engine"
+	"github.com/liveupd/liveupd/nsmount"
+)
+
+func main() {
+	if nsmount.ChildMain() {
+		return
+	}
+	// A plan over a large root is short-lived and allocates in bursts: a
+	// soft limit keeps the heap small without a collection at every doubling.
+	debug.SetMemoryLimit(80 << 20)
+	if len(os.Args) == 2 {
+		switch os.Args[1] {
+		case engine.WorkerArg:
+			os.Exit(work(engine.Worker))
+		case engine.WorkerInsideArg:
+			os.Exit(work(engine.WorkerInside))
+		}
+	}
+	os.Exit(run(os.Args[1:]))
+}
+
+// work is the life of a worker: deaf to the terminal's hangup and to a caller
+// that no longer listens, so that a restart of the caller's session does not
+// cut a commit in half. Interrupts reach it as a message from the caller.
+func work(main func() error) int {
+	signal.Ignore(syscall.SIGHUP, syscall.SIGPIPE, syscall.SIGINT)
+	if err := main(); err != nil {
+		fmt.Fprintln(os.Stderr, "liveupd:", err)
+		return exitFailed
+	}
+	return exitDone
+}
+
+func run(args []string) int {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	signal.Ignore(syscall.SIGPIPE)
+	root, state := newRoot()
+	root.SetArgs(args)
+	err := root.ExecuteContext(ctx)
+	if err == nil {
+		return state.code
+	}
+	if !state.ran {
+		// cobra's own errors: unknown flags, verbs and arguments.
+		err = fmt.Errorf("%w: %w", engine.ErrUsage, err)
+	}
+	state.fail(err)
+	return exitCode(err)
+}
+
+// options are the flags that all verbs share.
+type options struct {
+	root    string
+	json    bool
+	yes     bool
+	verbose bool
+	config  string
+
+	ran  bool // flags were parsed and a verb began
+	code int  // what to exit with when there is no error
+}
+
+func newRoot() (*cobra.Command, *options) {
+	o := &options{}
+	cmd := &cobra.Command{
+		Use:   "liveupd",
+		Short: "update a running server in place, and interrupt only what the update touches",
+		Long: `liveupd updates a running Linux server in place. It tells before anything
+changes which services will be interrupted and why, it commits all of the
+update or none of it, and it can take it back without a reboot.
+
+Start with:   liveupd apply --plan --source tree:DIR
+` + exitHelp,
+		SilenceErrors: true, SilenceUsage: true,
+		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
+			o.ran = true
+			return nil
+		},
+	}
+	f := cmd.PersistentFlags()
+	f.StringVar(&o.root, "root", "/", "the root `DIR` to act on; anything but / touches no running system")
+	f.BoolVar(&o.json, "json", false, "print one JSON object a line")
+	f.BoolVarP(&o.verbose, "verbose", "v", false, "print every path and every reason")
+	cmd.AddCommand(newApply(o), newCheck(o), newRestart(o), newStatus(o), newHistory(o), newRollback(o), newVerify(o), newRecover(o))
+	cmd.CompletionOptions.HiddenDefaultCmd = true
+	cmd.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
+		return fmt.Errorf("%w (see: %s --help)", err, c.CommandPath())
+	})
+	return cmd, o
+}
+
+// yesFlag adds --yes to a verb that asks.
+func (o *options) yesFlag(cmd *cobra.Command) {
+	cmd.Flags().BoolVarP(&o.yes, "yes", "y", false, "do not ask at the terminal")
+}
+
+var errNotRoot = errors.New("this needs root: nothing was done")

@@ -1,0 +1,50 @@
+package main
+
+import (
+	"github.com/spf13/cobra"
+
+	"github.com/liveupd/liveupd/engine"
+)
+
+func newRollback(o *options) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "rollback [ID]",
+		Short: "take the last update back, or all down to ID",
+		Long: `Puts the old files back and restarts what uses the new ones. Without ID it takes
+the last update back; with ID that one and all that came after it, the newest
+first. See liveupd history for what is kept.
+` + exitHelp,
+		Args: cobra.MaximumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			req := engine.Request{Verb: "rollback"}
+			if len(args) == 1 {
+				req.ID = args[0]
+			}
+			r := o.renderer()
+			result, err := o.do(cmd.Context(), req, r)
+			return o.finish(r, result, err)
+		},
+	}
+	o.yesFlag(cmd)
+	return cmd
+}
+
+func newRecover(o *options) *cobra.Command {
+	var ifUnfinished bool
+	cmd := &cobra.Command{
+		Use:   "recover",
+		Short: "finish or undo a transaction that was cut off",
+		Long: `After a crash or a kill: leaves exactly the old tree or exactly the new one, and
+carries out the unit steps that remain. Running it twice changes nothing.
+` + exitHelp,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			req := engine.Request{Verb: "recover", IfUnfinished: ifUnfinished}
+			r := o.renderer()
+			result, err := o.do(cmd.Context(), req, r)
+			return o.finish(r, result, err)
+		},
+	}
+	cmd.Flags().BoolVar(&ifUnfinished, "if-unfinished", false, "do nothing, and say nothing, where no transaction was cut off")
+	return cmd
+}

@@ -1,0 +1,263 @@
+package engine
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"maps"
+	"strings"
+	"time"
+
+	"github.com/liveupd/liveupd/change"
+	"github.com/liveupd/liveupd/internal/catalog"
+	"github.com/liveupd/liveupd/internal/sys"
+	"github.com/liveupd/liveupd/nsmount"
+	"github.com/liveupd/liveupd/transact"
+)
+
+// run is one transaction under way, and what came of it so far.
+type run struct {
+	s      *session
+	ev     Events
+	p      *planned
+	tx     *transact.Tx
+	report *change.Report
+}
+
+func newReport(verb string) *change.Report {
+	return &change.Report{MessageType: "report", Schema: Schema, Verb: verb, Steps: []change.StepResult{}, Warnings: []string{}}
+}
+
+func (e *Engine) apply(ctx context.Context, req Request, ev Events) (any, error) {
+	s, err := openSession(e, req, readWrite)
+	if err != nil {
+		return nil, err
+	}
+	defer s.close()
+	defer s.restoreReadOnly()
+	report := newReport("apply")
+	if err := s.recoverFirst(ctx, ev, report); err != nil {
+		return nil, err
+	}
+	p, err := s.planSource(ctx, ev)
+	if err != nil {
+		return nil, err
+	}
+	defer p.close()
+	if err := expected(req, p.plan); err != nil {
+		return nil, err
+	}
+	ev.emit(p.plan)
+	report.PlanID = p.plan.ID
+	if p.plan.Empty() {
+		report.Result = "nothing-to-do"
+		if err := s.recordUnchanged(p); err != nil {
+			return report, err
+		}
+		report.Warnings = append(report.Warnings, s.warnings...)
+		return report, nil
+	}
+	if ev.Confirm != nil && !ev.Confirm(p.plan) {
+		return nil, ErrDeclined
+	}
+	r := &run{s: s, ev: ev, p: p, report: report}
+	if err := r.carryOut(ctx); err != nil {
+		return report, err
+	}
+	return report, nil
+}
+
+// firstBase names the record of a source that changed nothing in a root
+// without a committed update. It sorts before each transaction's.
+const firstBase = "0"
+
+// recordUnchanged keeps the base of a source that changes nothing: the next
+// update of /etc is compared with it.
+func (s *session) recordUnchanged(p *planned) error {
+	if baseEqual(p.result.BaseEntries(p.base), p.base) {
+		return nil
+	}
+	_, id, err := s.currentBase()
+	if err != nil {
+		return err
+	}
+	if id == "" {
+		id = firstBase
+	}
+	dir, err := s.stateDir()
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	return catalog.WriteBase(s.k, dir, basePrefix+id, p.result.BaseEntries(p.base))
+}
+
+// baseEqual tells whether a record would be written as it stands.
+func baseEqual(entries iter.Seq2[string, *change.Node], base *catalog.Base) bool {
+	if base == nil {
+		return false
+	}
+	n := 0
+	for path, node := range entries {
+		old, ok := base.Get(path)
+		if !ok || old.Type != node.Type || old.Mode != node.Mode || old.UID != node.UID || old.GID != node.GID ||
+			old.Digest != node.Digest || old.Target != node.Target || old.Rdev != node.Rdev || old.Link != node.Link ||
+			!maps.EqualFunc(old.Xattrs, node.Xattrs, bytes.Equal) {
+			return false
+		}
+		n++
+	}
+	return n == base.Len()
+}
+
+// carryOut stages, validates, commits, restarts and verifies p.
+func (r *run) carryOut(ctx context.Context) (err error) {
+	if r.tx, err = r.s.store.Begin(transact.Header{
+		Source: r.p.plan.Source, Name: r.p.plan.Name, Version: r.p.plan.Version, Sequence: r.p.plan.Sequence,
+		PlanID: r.p.plan.ID, HostAction: r.p.plan.HostAction, Time: time.Now().Unix(),
+	}); err != nil {
+		return r.failedBefore(err)
+	}
+	defer r.tx.Close()
+	r.report.ID = r.tx.ID()
+	if err := r.prepare(ctx); err != nil {
+		return r.failedBefore(errors.Join(err, r.discard()))
+	}
+	// Removed units are stopped with the definition that they were started
+	// with; the inverse starts them again.
+	stops, after := r.unitSteps()
+	stopped, err := r.runSteps(ctx, stops)
+	if err != nil {
+		return r.failedBefore(errors.Join(err, r.undoSteps(stopped), r.discard()))
+	}
+	if err := ctx.Err(); err != nil {
+		return r.failedBefore(errors.Join(err, r.undoSteps(stopped), r.discard()))
+	}
+	r.ev.progress("committing", 0, 0, "", "")
+	began := time.Now()
+	swap, err := r.tx.Commit(ctx)
+	r.step("commit", fmt.Sprintf("%d paths", len(r.p.delta.Entries)), "revert", began, err)
+	if err != nil {
+		return r.failedBefore(errors.Join(err, r.undoSteps(stopped), r.discard()))
+	}
+	r.report.SwapUSec = swap.Microseconds()
+	// From here on an interrupt no longer stops the run: half of the restarts is worse than all.
+	return r.finish(context.WithoutCancel(ctx), stopped, after)
+}
+
+// prepare does all that can fail without having changed anything.
+func (r *run) prepare(ctx context.Context) error {
+	total := r.p.delta.Bytes
+	r.ev.progress("staging", 0, total, "bytes", "")
+	err := r.tx.Stage(ctx, r.p.delta, r.p.src.Root(), func(_, bytes int64) {
+		r.ev.progress("staging", bytes, total, "bytes", "")
+	})
+	if err != nil {
+		return err
+	}
+	dir, err := r.s.stateDir()
+	if err != nil {
+		return err
+	}
+	err = catalog.WriteBase(r.s.k, dir, basePrefix+r.tx.ID(), r.p.result.BaseEntries(r.p.base))
+	if err = errors.Join(err, dir.Close()); err != nil {
+		return err
+	}
+	if err := r.validate(ctx); err != nil {
+		return err
+	}
+	return r.tx.Prepare(ctx, r.p.plan)
+}
+
+// discard removes the staging and what was recorded for it.
+func (r *run) discard() error {
+	id := r.tx.ID()
+	return errors.Join(r.tx.Discard(), r.s.dropBases(func(b string) bool { return b == id }))
+}
+
+// failedBefore ends a run that has not committed.
+func (r *run) failedBefore(err error) error {
+	r.report.Result = "failed"
+	if errors.Is(err, context.Canceled) {
+		r.report.Result = "undone"
+		err = change.WithHint(fmt.Errorf("interrupted before the commit point: %w", ErrNothingCommitted), "run the same command again")
+	}
+	r.report.Error = err.Error()
+	r.report.Warnings = append(r.report.Warnings, r.s.warnings...)
+	return err
+}
+
+// step records and tells one step that is no unit job.
+func (r *run) step(do, target, undo string, began time.Time, err error) {
+	res := change.StepResult{
+		MessageType: "step", Step: change.Step{Do: do, Target: target, Undo: undo},
+		Result: "done", USec: time.Since(began).Microseconds(),
+	}
+	for _, st := range r.p.plan.Steps {
+		if st.Do == do && (st.Target == target || do == "commit" || do == "verify") {
+			res.Step = st
+		}
+	}
+	if err != nil {
+		res.Result, res.Detail = "failed", err.Error()
+	}
+	r.report.Steps = append(r.report.Steps, res)
+	r.ev.emit(res)
+}
+
+// validate runs the plan's checks on the staged view.
+func (r *run) validate(ctx context.Context) error {
+	if len(r.p.plan.Checks) == 0 {
+		return nil
+	}
+	var uppers []nsmount.ViewUpper
+	staged, err := r.tx.Uppers()
+	if err != nil {
+		return err
+	}
+	for _, u := range staged {
+		defer u.Up.Close()
+		defer u.Work.Close()
+		uppers = append(uppers, nsmount.ViewUpper{Mount: u.Mount, Up: u.Up, Work: u.Work})
+	}
+	view, err := nsmount.OpenView(ctx, r.s.k, nsmount.ViewOptions{Root: r.s.root, Uppers: uppers})
+	if unsupported, ok := errors.AsType[*sys.UnsupportedError](err); ok {
+		for _, c := range r.p.plan.Checks {
+			r.s.warnings = append(r.s.warnings, fmt.Sprintf("%s was not validated: %v", c.Path, unsupported))
+		}
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("cannot open the staged view: %w", err)
+	}
+	defer view.Close()
+	for i, c := range r.p.plan.Checks {
+		r.ev.progress("checking", int64(i), int64(len(r.p.plan.Checks)), "checks", strings.Join(c.Argv, " "))
+		began := time.Now()
+		deadline, cancel := context.WithTimeout(ctx, checkTimeout)
+		out, err := view.Run(deadline, c.Argv)
+		if err != nil && deadline.Err() != nil && ctx.Err() == nil {
+			err = fmt.Errorf("it did not end within %s", checkTimeout)
+		}
+		cancel()
+		r.step("check", strings.Join(c.Argv, " "), "", began, err)
+		if err != nil {
+			return fmt.Errorf("cannot accept the new %s: %s refuses it: %w%s",
+				c.Path, strings.Join(c.Argv, " "), err, quoteOutput(out))
+		}
+	}
+	return nil
+}
+
+// checkTimeout is how long one validator may take.
+const checkTimeout = 2 * time.Minute
+
+func quoteOutput(out []byte) string {
+	text := strings.TrimSpace(string(out))
+	if text == "" {
+		return ""
+	}
+	return "\n  " + strings.ReplaceAll(text, "\n", "\n  ")
+}

@@ -1,0 +1,148 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/liveupd/liveupd/change"
+	"github.com/liveupd/liveupd/diff"
+	"github.com/liveupd/liveupd/internal/systemd"
+	"github.com/liveupd/liveupd/planner"
+	"github.com/liveupd/liveupd/writable"
+)
+
+func (e *Engine) check(ctx context.Context, req Request, ev Events) (any, error) {
+	if !req.Live() {
+		return nil, usage("check looks at what runs: it takes no --root")
+	}
+	s, err := openSession(e, req, readOnly)
+	if err != nil {
+		return nil, err
+	}
+	defer s.close()
+	ev.progress("reading", 0, 0, "processes", "")
+	return e.checkReport(ctx, s)
+}
+
+func (e *Engine) checkReport(ctx context.Context, s *session) (*change.CheckReport, error) {
+	res, units, err := e.stale(ctx, s)
+	if err != nil {
+		return nil, err
+	}
+	r := planner.Check(res.Hits, units, res.Examined, res.Warnings)
+	for name, u := range units {
+		if u.NeedDaemonReload && name == u.Name {
+			r.HostAction = max(r.HostAction, change.ActionDaemonReload)
+			r.HostReasons = append(r.HostReasons, change.Reason{Kind: "unit-files", Unit: name, Path: u.FragmentPath, Detail: "changed since systemd read it"})
+		}
+	}
+	slices.SortFunc(r.HostReasons, func(a, b change.Reason) int { return strings.Compare(a.Kind+a.Unit, b.Kind+b.Unit) })
+	return r, nil
+}
+
+// restart does what check found.
+func (e *Engine) restart(ctx context.Context, req Request, ev Events) (any, error) {
+	if !req.Live() || !systemd.Booted() {
+		return nil, usage("restart acts on a running systemd: it takes no --root, and there is none here")
+	}
+	s, err := openSession(e, req, readOnly)
+	if err != nil {
+		return nil, err
+	}
+	defer s.close()
+	if s.lock, err = takeLock(req); err != nil {
+		return nil, err
+	}
+	found, err := e.checkReport(ctx, s)
+	if err != nil {
+		return nil, err
+	}
+	report := newReport("restart")
+	report.HostAction = change.ActionNone
+	plan := planner.RestartPlan(found, req.Max)
+	plan.Root, plan.Source = req.Root, "check"
+	ev.emit(plan)
+	if plan.Empty() {
+		report.Result = "nothing-to-do"
+		return report, nil
+	}
+	if ev.Confirm != nil && !ev.Confirm(plan) {
+		return nil, ErrDeclined
+	}
+	r := &run{s: s, ev: ev, p: &planned{plan: plan, delta: &change.Delta{}}, report: report}
+	var steps []change.Step
+	for _, st := range plan.Steps {
+		switch st.Do {
+		case "reload", "restart", "daemon-reload", "daemon-reexec":
+			steps = append(steps, st)
+		}
+	}
+	if _, err := r.runSteps(context.WithoutCancel(ctx), steps); err != nil {
+		report.Result, report.Error = "failed", err.Error()
+		return report, err
+	}
+	r.conclude()
+	return report, nil
+}
+
+// verify compares the root with the record of the last committed update.
+func (e *Engine) verify(ctx context.Context, req Request, ev Events) (any, error) {
+	s, err := openSession(e, req, cacheOnly)
+	if err != nil {
+		return nil, err
+	}
+	defer s.close()
+	if err := s.noteUnfinished(); err != nil {
+		return nil, err
+	}
+	base, id, err := s.currentBase()
+	if err != nil {
+		return nil, err
+	}
+	if base == nil {
+		return nil, change.WithHint(errors.New("cannot verify: no committed update is recorded for this root"), "see: liveupd history")
+	}
+	rules, err := writable.New(s.rulesOptions(baseIsWhole(base.Get), nil, nil, base))
+	if err != nil {
+		return nil, err
+	}
+	o := s.diffOptions(ev)
+	o.Full = req.Full
+	report, err := diff.Verify(ctx, o, base, rules.Class)
+	if err != nil {
+		return nil, err
+	}
+	s.saveIndexes(nil, "")
+	report.MessageType, report.Schema, report.Verb, report.Generation = "report", Schema, "verify", id
+	report.Warnings = append(report.Warnings, s.warnings...)
+	for _, d := range report.Damage {
+		if d.Owner == "damage" {
+			return report, change.WithHint(fmt.Errorf("%d paths are not what the update laid down", countDamage(report.Damage)),
+				"apply the same source again to mend them")
+		}
+	}
+	return report, nil
+}
+
+func countDamage(all []change.Damage) int {
+	n := 0
+	for _, d := range all {
+		if d.Owner == "damage" {
+			n++
+		}
+	}
+	return n
+}
+
+// baseIsWhole tells whether a record is that of a whole system: it has an os-release in /usr or /etc.
+func baseIsWhole(get func(string) (*change.Node, bool)) bool {
+	for _, path := range []string{"/usr/lib/os-release", "/etc/os-release"} {
+		if _, ok := get(path); ok {
+			return true
+		}
+	}
+	return false
+}

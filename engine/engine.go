@@ -1,0 +1,236 @@
+// Package engine composes the walk of an update; it is the only package that
+// sees two organs at once.
+//
+//  1. Open the root's file systems, and the store of transactions in them.
+//     What a killed run left behind is recovered first.
+//  2. Read the source, settle what the machine owns, compare by content.
+//     Nothing outside the caches has changed.
+//  3. Read both trees and the running host, and plan. --plan stops here.
+//  4. Stage, validate on the staged view, record everything that is about to
+//     be done. An error or an interrupt up to here leaves the root as it was.
+//  5. Commit. From here on an interrupt no longer stops the run.
+//  6. Carry out the unit steps. When one fails, the tree is reverted and the
+//     inverse steps are carried out: the machine is as it was, and running.
+//  7. Look again at what runs, mark the transaction verified, put the file
+//     systems back to read-only where they were, collect old generations.
+//
+// Work on the running root happens in a process of its own (Spawn), in a
+// private mount namespace and, where systemd is PID 1, in a transient unit.
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/liveupd/liveupd/change"
+	"github.com/liveupd/liveupd/internal/sys"
+	"github.com/liveupd/liveupd/internal/systemd"
+)
+
+// Schema is the version of the JSON lines' layout.
+const Schema = 1
+
+// KeepGenerations is how many committed generations are kept for a rollback
+// where the request does not say.
+const KeepGenerations = 2
+
+// Request is all that a verb needs to know; it crosses to the worker as JSON.
+type Request struct {
+	Verb          string        `json:"verb"` // plan, apply, rollback, verify, recover, check, restart, status, history
+	Root          string        `json:"root"`
+	Source        string        `json:"source,omitempty"`
+	Max           change.Action `json:"max"`
+	MaxSet        bool          `json:"max_set,omitempty"` // Max was given, even as none
+	Expect        string        `json:"expect,omitempty"`
+	AllowUnsigned bool          `json:"allow_unsigned,omitempty"`
+	AllowRemovals bool          `json:"allow_removals,omitempty"`
+	ID            string        `json:"id,omitempty"` // rollback: the generation
+	Keep          int           `json:"keep,omitempty"`
+	KeysDir       string        `json:"keys_dir,omitempty"`
+	NoPrompt      bool          `json:"no_prompt,omitempty"`
+	Full          bool          `json:"full,omitempty"` // verify: read everything, trust no index
+	IfUnfinished  bool          `json:"if_unfinished,omitempty"`
+	// Own are the units that the caller runs in, with what leads to it.
+	Own []string `json:"own,omitempty"`
+}
+
+// Live tells whether the request is for the running system's own root.
+func (r Request) Live() bool { return r.Root == "/" }
+
+// Events is how a verb tells what it does. Emit gets change.Progress,
+// *change.Plan and change.StepResult values, in order, from one goroutine at
+// a time. Confirm is asked once, before anything is staged.
+type Events struct {
+	Emit    func(any)
+	Confirm func(*change.Plan) bool
+}
+
+func (e Events) progress(phase string, done, total int64, unit, detail string) {
+	if e.Emit != nil {
+		e.Emit(change.Progress{MessageType: "progress", Phase: phase, Done: done, Total: total, Unit: unit, Detail: detail})
+	}
+}
+
+// throttled passes events on one at a time, and progress within a phase at
+// most every tenth of a second: workers report each file.
+func (e Events) throttled() Events {
+	emit := e.Emit
+	if emit == nil {
+		return e
+	}
+	var mu sync.Mutex
+	var phase string
+	var last time.Time
+	e.Emit = func(v any) {
+		mu.Lock()
+		defer mu.Unlock()
+		if p, ok := v.(change.Progress); ok {
+			if p.Phase == phase && time.Since(last) < 100*time.Millisecond {
+				return
+			}
+			phase, last = p.Phase, time.Now()
+		}
+		emit(v)
+	}
+	return e
+}
+
+func (e Events) emit(v any) {
+	if e.Emit != nil {
+		e.Emit(v)
+	}
+}
+
+// Sentinels beside those of package change, for the exit code.
+var (
+	// ErrDeclined: the plan was shown and not agreed to.
+	ErrDeclined = errors.New("not confirmed")
+	// ErrUsage: the request makes no sense.
+	ErrUsage = errors.New("usage")
+	// ErrRolledBack: something failed after the commit, and all of it was taken back.
+	ErrRolledBack = errors.New("rolled back")
+	// ErrNothingCommitted wraps a failure before the commit point.
+	ErrNothingCommitted = errors.New("nothing was changed")
+)
+
+// usage makes an error that exits with the usage code.
+func usage(format string, args ...any) error {
+	return fmt.Errorf("%w: %s", ErrUsage, fmt.Sprintf(format, args...))
+}
+
+// Engine runs verbs. The zero value talks to the real kernel.
+type Engine struct {
+	Kernel *sys.Kernel
+}
+
+// Run carries out a request and returns its result: *change.Plan,
+// *change.Report, *change.CheckReport, *change.VerifyReport or
+// []change.Generation. A *change.Report comes with an error too, where
+// something was done before the failure.
+func (e *Engine) Run(ctx context.Context, req Request, ev Events) (any, error) {
+	var err error
+	if req, err = normalize(req); err != nil {
+		return nil, err
+	}
+	ev = ev.throttled()
+	switch req.Verb {
+	case "plan":
+		return e.plan(ctx, req, ev)
+	case "apply":
+		return e.apply(ctx, req, ev)
+	case "rollback":
+		return e.rollback(ctx, req, ev)
+	case "recover":
+		return e.recover(ctx, req, ev)
+	case "verify":
+		return e.verify(ctx, req, ev)
+	case "check":
+		return e.check(ctx, req, ev)
+	case "restart":
+		return e.restart(ctx, req, ev)
+	case "status", "history":
+		return e.history(req)
+	}
+	return nil, usage("no such verb %q", req.Verb)
+}
+
+func normalize(req Request) (Request, error) {
+	if req.Root == "" {
+		req.Root = "/"
+	}
+	abs, err := filepath.Abs(req.Root)
+	if err != nil {
+		return req, fmt.Errorf("cannot resolve root %s: %w", req.Root, err)
+	}
+	if real, err := filepath.EvalSymlinks(abs); err == nil {
+		abs = real
+	}
+	req.Root = abs
+	if req.Keep <= 0 {
+		req.Keep = KeepGenerations
+	}
+	if req.Max == change.ActionNone && !req.MaxSet {
+		// The zero value is no limit: what this program can do at most.
+		req.Max = change.ActionReboot
+	}
+	if req.KeysDir == "" {
+		req.KeysDir = "/etc/liveupd/keys"
+	}
+	if kind, where, ok := strings.Cut(req.Source, ":"); ok && kind == "tree" && where != "" {
+		// The worker has another working directory.
+		if where, err = filepath.Abs(where); err != nil {
+			return req, fmt.Errorf("cannot resolve source %s: %w", req.Source, err)
+		}
+		req.Source = kind + ":" + where
+	}
+	return req, nil
+}
+
+// Prepare makes a request independent of the caller's working directory, for Spawn.
+func Prepare(req Request) (Request, error) { return normalize(req) }
+
+// history lists the transactions; nothing is written and nothing need be writable.
+func (e *Engine) history(req Request) (any, error) {
+	s, err := openSession(e, req, readOnly)
+	if err != nil {
+		return nil, err
+	}
+	defer s.close()
+	list, err := s.store.List()
+	if err != nil {
+		return nil, err
+	}
+	if list == nil {
+		list = []change.Generation{}
+	}
+	boot := bootTime()
+	for i := range list {
+		// A host action is pending only until the machine has booted since, and
+		// never for a tree that no machine runs.
+		if !req.Live() || list[i].Time < boot {
+			list[i].HostAction = change.ActionNone
+			list[i].Deferred = nil
+		}
+	}
+	return list, nil
+}
+
+// Booted tells whether systemd runs this host.
+func Booted() bool { return systemd.Booted() }
+
+// unfinished tells whether a transaction was cut off.
+func unfinished(list []change.Generation) (change.Generation, bool) {
+	i := slices.IndexFunc(list, func(g change.Generation) bool {
+		return g.State != "verified" && g.State != "rolled-back"
+	})
+	if i < 0 {
+		return change.Generation{}, false
+	}
+	return list[i], true
+}

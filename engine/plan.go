@@ -1,0 +1,334 @@
+package engine
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/liveupd/liveupd/change"
+	"github.com/liveupd/liveupd/diff"
+	"github.com/liveupd/liveupd/inspect"
+	"github.com/liveupd/liveupd/internal/catalog"
+	"github.com/liveupd/liveupd/internal/sys"
+	"github.com/liveupd/liveupd/internal/systemd"
+	"github.com/liveupd/liveupd/planner"
+	"github.com/liveupd/liveupd/rootfs"
+	"github.com/liveupd/liveupd/source/tree"
+	"github.com/liveupd/liveupd/writable"
+)
+
+// planned is a plan with all that carrying it out needs.
+type planned struct {
+	plan   *change.Plan
+	delta  *change.Delta
+	src    *tree.Tree // nil for a rollback
+	result *diff.Result
+	base   *catalog.Base
+	facts  *change.Facts
+}
+
+func (p *planned) close() {
+	if p != nil && p.src != nil {
+		p.src.Close()
+	}
+}
+
+func (e *Engine) plan(ctx context.Context, req Request, ev Events) (any, error) {
+	s, err := openSession(e, req, cacheOnly)
+	if err != nil {
+		return nil, err
+	}
+	defer s.close()
+	if err := s.noteUnfinished(); err != nil {
+		return nil, err
+	}
+	p, err := s.planSource(ctx, ev)
+	if err != nil {
+		return nil, err
+	}
+	defer p.close()
+	if err := expected(req, p.plan); err != nil {
+		return nil, err
+	}
+	return p.plan, nil
+}
+
+// noteUnfinished refuses to plan over a transaction that was cut off: what is
+// read now is not what an apply, which recovers first, would find.
+func (s *session) noteUnfinished() error {
+	list, err := s.store.List()
+	if err != nil {
+		return err
+	}
+	if g, ok := unfinished(list); ok && g.State != "staging" {
+		return change.WithHint(fmt.Errorf("cannot plan: transaction %s is unfinished (%s)", g.ID, g.State), "run: liveupd recover")
+	}
+	return nil
+}
+
+func expected(req Request, p *change.Plan) error {
+	if req.Expect != "" && req.Expect != p.ID {
+		return change.WithHint(fmt.Errorf("%w: the plan is %s now, not %s", change.ErrDrift, p.ID, req.Expect),
+			"look at the new plan with: liveupd apply --plan")
+	}
+	return nil
+}
+
+// openSource opens what SPEC names.
+func (s *session) openSource(ctx context.Context) (*tree.Tree, error) {
+	kind, where, ok := strings.Cut(s.req.Source, ":")
+	switch {
+	case s.req.Source == "":
+		return nil, usage("no source is given and none is configured: give one, for example --source tree:DIR")
+	case !ok || where == "":
+		return nil, usage("cannot read source %q: want KIND:WHERE, for example tree:DIR", s.req.Source)
+	case kind != "tree":
+		return nil, usage("cannot read source %q: kind %q is not known; known is: tree", s.req.Source, kind)
+	}
+	keys := s.req.KeysDir
+	src, err := tree.Open(ctx, where, tree.Options{KeysDir: keys, AllowUnsigned: s.req.AllowUnsigned})
+	if err != nil {
+		return nil, err
+	}
+	if s.req.Live() {
+		return src, nil
+	}
+	// A source inside the root it updates, or the other way round, would be read while it is written.
+	if rel, err := filepath.Rel(s.req.Root, where); err == nil && (rel == "." || !strings.HasPrefix(rel, "..")) {
+		src.Close()
+		return nil, usage("cannot apply %s to %s: the source lies inside the root", s.req.Source, s.req.Root)
+	}
+	if rel, err := filepath.Rel(where, s.req.Root); err == nil && !strings.HasPrefix(rel, "..") {
+		src.Close()
+		return nil, usage("cannot apply %s to %s: the root lies inside the source", s.req.Source, s.req.Root)
+	}
+	return src, nil
+}
+
+// planSource walks from the source to the plan. Only caches are written.
+func (s *session) planSource(ctx context.Context, ev Events) (_ *planned, err error) {
+	p := &planned{}
+	defer func() {
+		if err != nil {
+			p.close()
+		}
+	}()
+	if p.src, err = s.openSource(ctx); err != nil {
+		return nil, err
+	}
+	if p.base, _, err = s.currentBase(); err != nil {
+		return nil, err
+	}
+	m := p.src.Manifest()
+	rules, err := writable.New(s.rulesOptions(p.src.Whole(), m.Owns, m.Never, p.base))
+	if err != nil {
+		return nil, err
+	}
+	sum := sha256.Sum256([]byte(s.req.Source))
+	sourceName := "source-" + hex.EncodeToString(sum[:8])
+	sourceIndex := &catalog.Index{}
+	if s.cache != nil {
+		sourceIndex = catalog.LoadIndex(s.cache, sourceName)
+	}
+	ev.progress("reading", 0, 0, "files", s.req.Source)
+	o := s.diffOptions(ev)
+	o.SourceIndex = sourceIndex
+	if p.result, err = diff.Compare(ctx, p.src, rules, o); err != nil {
+		return nil, err
+	}
+	if err := p.src.Finish(); err != nil {
+		return nil, err
+	}
+	p.delta = p.result.Delta
+	s.saveIndexes(sourceIndex, sourceName)
+	if err := s.decide(ctx, p, p.src.Root(), change.Policy{Max: s.req.Max, AllowRemovals: s.req.AllowRemovals, Bootme: m.Bootme}, ev); err != nil {
+		return nil, err
+	}
+	p.plan.Source, p.plan.Name, p.plan.Version, p.plan.Sequence = s.req.Source, m.Name, m.Version, m.Sequence
+	p.plan.SignedBy = p.src.Signer()
+	p.plan.Signed = p.plan.SignedBy != ""
+	if !p.plan.Signed {
+		p.plan.Warnings = slices.Insert(p.plan.Warnings, 0, "the source is unsigned: nobody vouches for its content")
+	}
+	return p, nil
+}
+
+// rulesOptions avoids the trap of a nil base in a non-nil interface.
+func (s *session) rulesOptions(whole bool, owns, never []string, base *catalog.Base) writable.Options {
+	o := writable.Options{Whole: whole, Owns: owns, Never: never}
+	if base != nil {
+		o.Base = base
+	}
+	if s.req.Live() {
+		o.Kernel = sys.KernelRelease()
+	}
+	return o
+}
+
+func (s *session) diffOptions(ev Events) diff.Options {
+	o := diff.Options{
+		Live: s.vols[0].Dir, Index: s.liveIndex, AllowRemovals: s.req.AllowRemovals, Mounts: s.root.Covered(),
+		Progress: func(files, bytes int64) { ev.progress("reading", files, 0, "files", "") },
+	}
+	for _, v := range s.vols {
+		o.Volumes = append(o.Volumes, diff.Volume{Mount: v.Mount, Dir: v.Dir})
+	}
+	return o
+}
+
+// decide reads both trees and the running host, and makes the plan for p.delta,
+// whose new content lies below content.
+func (s *session) decide(ctx context.Context, p *planned, content *sys.FD, policy change.Policy, ev Events) error {
+	ev.progress("planning", 0, 0, "", "")
+	in := change.Input{Delta: p.delta, Policy: policy, Facts: &change.Facts{}, Old: &change.Tree{}, New: &change.Tree{}}
+	running := s.req.Live() && systemd.Booted()
+	if running {
+		if err := s.readHost(ctx, p.delta, in.Facts); err != nil {
+			return err
+		}
+	}
+	if !p.delta.Empty() {
+		if err := s.readTrees(ctx, &in, content, running); err != nil {
+			return err
+		}
+	}
+	p.facts = in.Facts
+	p.plan = planner.Make(in)
+	p.plan.Root = s.req.Root
+	s.dropAbsentChecks(p.plan, content, p.delta)
+	return nil
+}
+
+// readHost fills the facts from systemd and from the processes.
+func (s *session) readHost(ctx context.Context, d *change.Delta, facts *change.Facts) error {
+	bus, err := systemd.Connect(ctx)
+	if err != nil {
+		return err
+	}
+	defer bus.Close()
+	units, err := bus.Units(ctx)
+	if err != nil {
+		return err
+	}
+	if !d.Empty() {
+		vols := make([]inspect.Volume, 0, len(s.vols))
+		for _, v := range s.vols {
+			vols = append(vols, inspect.Volume{Mount: v.Mount, Dir: v.Dir})
+		}
+		got, err := inspect.Collect(ctx, inspect.Request{Delta: d, Volumes: vols, Units: units, Own: s.req.Own})
+		if err != nil {
+			return err
+		}
+		*facts = *got
+	}
+	facts.Running, facts.Units, facts.SystemdVersion = true, units, bus.Version()
+	return nil
+}
+
+// readTrees loads what the old and the new tree say of their units.
+func (s *session) readTrees(ctx context.Context, in *change.Input, content *sys.FD, running bool) (err error) {
+	vols := make([]rootfs.Volume, 0, len(s.vols))
+	for _, v := range s.vols {
+		vols = append(vols, rootfs.Volume{Mount: v.Mount, Dir: v.Dir})
+	}
+	oldView := rootfs.Volumes(vols...)
+	newView := rootfs.Overlay(oldView, in.Delta, content)
+	o := rootfs.LoadOptions{Run: running, Static: !running}
+	for name, u := range in.Facts.Units {
+		if u.Active() {
+			o.Names = append(o.Names, name)
+			if at := strings.IndexByte(name, '@'); at > 0 && !strings.HasPrefix(name[at:], "@.") {
+				o.Instances = append(o.Instances, name)
+			}
+		}
+	}
+	slices.Sort(o.Names)
+	slices.Sort(o.Instances)
+	if in.Old, err = rootfs.Load(ctx, oldView, o); err != nil {
+		return fmt.Errorf("cannot read the units of the old tree: %w", err)
+	}
+	if in.New, err = rootfs.Load(ctx, newView, o); err != nil {
+		return fmt.Errorf("cannot read the units of the new tree: %w", err)
+	}
+	var etc []string
+	for _, e := range in.Delta.Entries {
+		if strings.HasPrefix(e.Path, "/etc/") {
+			etc = append(etc, e.Path)
+		}
+	}
+	if len(etc) > 0 {
+		if err := rootfs.ConfigReaders(oldView, in.Old, etc); err != nil {
+			return err
+		}
+		if err := rootfs.ConfigReaders(newView, in.New, etc); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// dropAbsentChecks removes the validators whose program the new tree lacks,
+// and says so: a check that cannot run must not look as if it had passed.
+func (s *session) dropAbsentChecks(p *change.Plan, content *sys.FD, d *change.Delta) {
+	if len(p.Checks) == 0 {
+		return
+	}
+	vols := make([]rootfs.Volume, 0, len(s.vols))
+	for _, v := range s.vols {
+		vols = append(vols, rootfs.Volume{Mount: v.Mount, Dir: v.Dir})
+	}
+	view := rootfs.Overlay(rootfs.Volumes(vols...), d, content)
+	dropped := map[string]bool{}
+	p.Checks = slices.DeleteFunc(p.Checks, func(c change.Check) bool {
+		if findProgram(view, c.Argv[0]) {
+			return false
+		}
+		p.Warnings = append(p.Warnings, fmt.Sprintf("%s is not validated: the new tree has no %s", c.Path, c.Argv[0]))
+		dropped[strings.Join(c.Argv, " ")] = true
+		return true
+	})
+	p.Steps = slices.DeleteFunc(p.Steps, func(st change.Step) bool { return st.Do == "check" && dropped[st.Target] })
+	for i := range p.Steps {
+		p.Steps[i].Seq = i + 1
+	}
+}
+
+// checkPath is where a validator's program is looked for.
+var checkPath = []string{"/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"}
+
+func findProgram(v rootfs.View, name string) bool {
+	candidates := []string{name}
+	if !path.IsAbs(name) {
+		candidates = candidates[:0]
+		for _, dir := range checkPath {
+			candidates = append(candidates, path.Join(dir, name))
+		}
+	}
+	for _, c := range candidates {
+		if _, err := v.Resolve(c); err == nil {
+			return true
+		}
+	}
+	return false
+}
+
+// ownUnits are the units that this process runs in, for a request.
+func ownUnits() []string {
+	data, err := os.ReadFile("/proc/self/cgroup")
+	if err != nil {
+		return nil
+	}
+	var out []string
+	for part := range strings.SplitSeq(strings.TrimSpace(string(data)), "/") {
+		if ext := path.Ext(part); ext == ".service" || ext == ".scope" {
+			out = append(out, part)
+		}
+	}
+	return out
+}

@@ -1,0 +1,244 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/liveupd/liveupd/change"
+	"github.com/liveupd/liveupd/internal/sys"
+	"github.com/liveupd/liveupd/internal/systemd"
+	"github.com/liveupd/liveupd/transact"
+)
+
+// rollback takes generations back, the newest first, until the one asked for
+// is undone. Each is a transaction of its own: a crash between two leaves a
+// state that was once committed.
+func (e *Engine) rollback(ctx context.Context, req Request, ev Events) (any, error) {
+	s, err := openSession(e, req, readWrite)
+	if err != nil {
+		return nil, err
+	}
+	defer s.close()
+	defer s.restoreReadOnly()
+	report := newReport("rollback")
+	if err := s.recoverFirst(ctx, ev, report); err != nil {
+		return nil, err
+	}
+	targets, err := s.rollbackTargets(req.ID)
+	if err != nil {
+		return nil, err
+	}
+	for _, g := range targets {
+		if err := s.rollbackOne(ctx, g, report, ev); err != nil {
+			return report, err
+		}
+	}
+	report.Warnings = append(report.Warnings, s.warnings...)
+	return report, nil
+}
+
+func (s *session) rollbackTargets(id string) ([]change.Generation, error) {
+	list, err := s.store.List()
+	if err != nil {
+		return nil, err
+	}
+	var targets []change.Generation
+	for _, g := range list {
+		if g.State != "verified" {
+			continue
+		}
+		if !g.Retained {
+			break
+		}
+		targets = append(targets, g)
+		if id == "" || g.ID == id {
+			return targets, nil
+		}
+	}
+	if id == "" {
+		return nil, change.WithHint(errors.New("cannot roll back: no committed update is kept"), "see: liveupd history")
+	}
+	return nil, change.WithHint(fmt.Errorf("cannot roll back %s: no kept generation has this id", id), "see: liveupd history")
+}
+
+func (s *session) rollbackOne(ctx context.Context, g change.Generation, report *change.Report, ev Events) error {
+	tx, err := s.store.Load(g.ID)
+	if err != nil {
+		return err
+	}
+	defer tx.Close()
+	p := &planned{}
+	var content *sys.FD
+	if p.delta, content, err = tx.Inverse(); err != nil {
+		return err
+	}
+	defer content.Close()
+	if err := s.decide(ctx, p, content, change.Policy{Max: s.req.Max, AllowRemovals: true}, ev); err != nil {
+		return err
+	}
+	p.plan.Source, p.plan.Name, p.plan.Version, p.plan.Sequence = "rollback:"+g.ID, g.Name, g.Version, g.Sequence
+	// The old tree was validated when it was made; it is not judged again.
+	p.plan.Checks = nil
+	p.plan.Steps = withoutChecks(p.plan.Steps)
+	ev.emit(p.plan)
+	if ev.Confirm != nil && !ev.Confirm(p.plan) {
+		return ErrDeclined
+	}
+	if err := ctx.Err(); err != nil {
+		return fmt.Errorf("interrupted before anything was rolled back: %w", ErrNothingCommitted)
+	}
+	// No way back from here: a rollback that stops half-way helps nobody.
+	ctx = context.WithoutCancel(ctx)
+	report.ID, report.PlanID = g.ID, p.plan.ID
+	r := &run{s: s, ev: ev, p: p, report: report}
+	stops, after := r.unitSteps()
+	stopped, err := r.runSteps(ctx, stops)
+	if err != nil {
+		return r.failedBefore(errors.Join(err, r.undoSteps(stopped)))
+	}
+	ev.progress("committing", 0, 0, "", "")
+	began := time.Now()
+	err = tx.Revert(ctx)
+	r.step("commit", fmt.Sprintf("%d paths", len(p.delta.Entries)), "", began, err)
+	if err != nil {
+		return r.failedRevert(fmt.Errorf("cannot roll back %s", g.ID), err)
+	}
+	s.warnings = append(s.warnings, tx.Warnings()...)
+	if err := s.dropBases(func(id string) bool { return id >= g.ID }); err != nil {
+		return err
+	}
+	if _, err := r.runSteps(ctx, after); err != nil {
+		// The old tree stands; a unit that does not come up with it needs a person.
+		report.Result, report.Error = "failed", err.Error()
+		return change.WithHint(fmt.Errorf("%w: the old files are back, but %w", change.ErrNeedsPerson, err),
+			"see: systemctl status, then start the unit by hand")
+	}
+	r.conclude()
+	return nil
+}
+
+func withoutChecks(steps []change.Step) []change.Step {
+	out := []change.Step{}
+	for _, st := range steps {
+		if st.Do != "check" {
+			st.Seq = len(out) + 1
+			out = append(out, st)
+		}
+	}
+	return out
+}
+
+func (e *Engine) recover(ctx context.Context, req Request, ev Events) (any, error) {
+	if req.IfUnfinished {
+		if again, err := e.needsRecovery(req); err != nil || !again {
+			return nil, err
+		}
+	}
+	s, err := openSession(e, req, readWrite)
+	if err != nil {
+		return nil, err
+	}
+	defer s.close()
+	defer s.restoreReadOnly()
+	report := newReport("recover")
+	report.Result = "nothing-to-do"
+	if err := s.recoverFirst(ctx, ev, report); err != nil {
+		return report, err
+	}
+	report.Warnings = append(report.Warnings, s.warnings...)
+	return report, nil
+}
+
+// needsRecovery tells whether a run was cut off, without changing anything.
+func (e *Engine) needsRecovery(req Request) (bool, error) {
+	s, err := openSession(e, req, readOnly)
+	if err != nil {
+		return false, err
+	}
+	defer s.close()
+	list, err := s.store.List()
+	if err != nil {
+		return false, err
+	}
+	_, cutOff := unfinished(list)
+	return cutOff, nil
+}
+
+// recoverFirst finishes or undoes what a killed run left behind. Unit steps
+// that had not been carried out are, unless the machine has booted since:
+// then everything started from the new tree.
+func (s *session) recoverFirst(ctx context.Context, ev Events, report *change.Report) error {
+	rec, err := s.store.Recover(ctx)
+	s.warnings = append(s.warnings, rec.Warnings...)
+	if err != nil {
+		return err
+	}
+	if len(rec.Missing) > 0 {
+		return change.WithHint(fmt.Errorf("%w: transaction %s needs %s", change.ErrNeedsPerson, rec.ID, strings.Join(rec.Missing, ", ")),
+			"mount what is missing, then run: liveupd recover")
+	}
+	removed := map[string]bool{}
+	for _, id := range rec.Removed {
+		removed[id] = true
+	}
+	if rec.Tree == "old" {
+		removed[rec.ID] = true
+	}
+	if len(removed) > 0 {
+		if err := s.dropBases(func(id string) bool { return removed[id] }); err != nil {
+			return err
+		}
+	}
+	if rec.ID == "" {
+		return nil
+	}
+	ev.progress("recovering", 0, 0, "", rec.Did)
+	report.ID, report.Result = rec.ID, "done"
+	s.warnings = append(s.warnings, fmt.Sprintf("transaction %s had been cut off (%s): it was %s, and the root holds the %s tree", rec.ID, rec.Found, rec.Did, rec.Tree))
+	if !rec.Pending {
+		return nil
+	}
+	tx, err := s.store.Load(rec.ID)
+	if err != nil {
+		return err
+	}
+	defer tx.Close()
+	plan, err := tx.Plan()
+	if err != nil {
+		return err
+	}
+	if plan != nil && s.req.Live() && systemd.Booted() && tx.SameBoot() {
+		return s.resume(ctx, tx, plan, ev, report)
+	}
+	if err := tx.Verified(); err != nil {
+		return err
+	}
+	s.collect()
+	return nil
+}
+
+// resume carries out the unit steps of a committed transaction that was cut off,
+// less those that are recorded as done.
+func (s *session) resume(ctx context.Context, tx *transact.Tx, plan *change.Plan, ev Events, report *change.Report) error {
+	p := &planned{plan: plan, delta: &change.Delta{}, facts: &change.Facts{Running: true}}
+	report.PlanID = plan.ID
+	r := &run{s: s, ev: ev, p: p, tx: tx, report: report}
+	stops, after := r.unitSteps()
+	recorded, err := tx.Steps()
+	if err != nil {
+		return err
+	}
+	var done []change.StepResult
+	for _, res := range recorded {
+		if res.Result == "done" {
+			done = append(done, res)
+			after = slices.DeleteFunc(after, func(st change.Step) bool { return st == res.Step })
+		}
+	}
+	done = slices.DeleteFunc(done, func(res change.StepResult) bool { return !slices.Contains(stops, res.Step) })
+	return r.finish(context.WithoutCancel(ctx), done, after)
+}

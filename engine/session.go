@@ -1,0 +1,384 @@
+package engine
+
+import (
+	"bufio"
+	"bytes"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/liveupd/liveupd/change"
+	"github.com/liveupd/liveupd/internal/catalog"
+	"github.com/liveupd/liveupd/internal/sys"
+	"github.com/liveupd/liveupd/nsmount"
+	"github.com/liveupd/liveupd/transact"
+)
+
+// runDir is where the running system's lock and the caches of a read-only
+// root lie: a tmpfs, gone with the boot.
+const runDir = "/run/liveupd"
+
+// mode is what a session may do with the root.
+type mode int
+
+const (
+	readOnly  mode = iota // lists what is there
+	cacheOnly             // writes caches, where they can be written
+	readWrite             // makes the root writable, under the lock
+)
+
+// session is one verb's hold on a root.
+type session struct {
+	e     *Engine
+	k     *sys.Kernel
+	req   Request
+	mode  mode
+	lock  *os.File
+	root  *nsmount.Root
+	vols  []transact.Volume
+	store *transact.Store
+	// cache is where the indexes lie; nil where they can be kept nowhere.
+	cache     *sys.FD
+	liveIndex *catalog.Index
+	warnings  []string
+}
+
+// openSession opens the root's file systems and the store in them. With
+// readWrite it takes the lock first and makes the root writable.
+func openSession(e *Engine, req Request, m mode) (_ *session, err error) {
+	s := &session{e: e, k: e.Kernel, req: req, mode: m}
+	defer func() {
+		if err != nil {
+			s.close()
+		}
+	}()
+	st, err := os.Stat(req.Root)
+	if err != nil {
+		return nil, fmt.Errorf("cannot open root %s: %w", req.Root, errors.Unwrap(err))
+	}
+	if !st.IsDir() {
+		return nil, fmt.Errorf("cannot open root %s: not a directory", req.Root)
+	}
+	if m == readWrite && req.Live() {
+		if s.lock, err = takeLock(req); err != nil {
+			return nil, err
+		}
+	}
+	if s.root, err = nsmount.Open(req.Root, req.Live()); err != nil {
+		return nil, err
+	}
+	if m == readWrite {
+		if err := s.root.MakeWritable(s.k); err != nil {
+			return nil, err
+		}
+	}
+	for _, v := range s.root.Volumes() {
+		s.vols = append(s.vols, transact.Volume{Mount: v.Mount, Dir: v.Dir, ID: v.ID})
+	}
+	if m == readWrite {
+		if s.store, err = transact.Open(s.k, s.vols); err == nil {
+			err = s.store.Lock()
+		}
+	} else {
+		s.store, err = transact.Read(s.vols)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if m != readOnly {
+		s.openCache()
+	}
+	return s, nil
+}
+
+// openCache finds a place for the indexes: ROOT/.liveupd, else under /run.
+// Without one every run reads the whole tree; that is slow, not wrong.
+func (s *session) openCache() {
+	if dir, err := ensureStateDir(s.k, s.vols[0].Dir); err == nil {
+		s.cache = dir
+	} else if dir, err := ensureRunDir(s.req.Root); err == nil {
+		s.cache = dir
+	}
+	if s.cache == nil {
+		s.liveIndex = &catalog.Index{}
+		return
+	}
+	s.liveIndex = catalog.LoadIndex(s.cache, "index")
+}
+
+// ensureStateDir opens ROOT/.liveupd and makes it where it is missing. One
+// that others could have written to is not used.
+func ensureStateDir(k *sys.Kernel, root *sys.FD) (*sys.FD, error) {
+	node, err := sys.Lstat(root, transact.Dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		if err := k.Mkdir(root, transact.Dir, 0o700); err != nil {
+			return nil, err
+		}
+	} else if err != nil {
+		return nil, err
+	} else if !node.IsDir() || node.Mode&0o077 != 0 || node.UID != uint32(os.Geteuid()) {
+		return nil, fmt.Errorf("cannot use /%s: it must be a directory of mode 0700 that belongs to uid %d", transact.Dir, os.Geteuid())
+	}
+	dir, err := sys.OpenAt(root, transact.Dir, sys.OpenRead|sys.OpenDir|sys.OpenNoLink, sys.ResolveBeneath|sys.ResolveNoSymlinks|sys.ResolveNoXDev)
+	if err != nil {
+		return nil, err
+	}
+	// Writable in earnest: a read-only file system shows only when something is made.
+	probe, err := k.OpenAppend(dir, "index.lock")
+	if err != nil {
+		dir.Close()
+		return nil, err
+	}
+	return dir, probe.Close()
+}
+
+func ensureRunDir(root string) (*sys.FD, error) {
+	name := filepath.Join(runDir, "cache", strings.ReplaceAll(strings.Trim(root, "/"), "/", "-")+"-root")
+	if err := os.MkdirAll(name, 0o700); err != nil {
+		return nil, err
+	}
+	return sys.OpenRoot(name)
+}
+
+// saveIndexes writes what this run has read. A failure costs the next run time only.
+func (s *session) saveIndexes(sourceIndex *catalog.Index, sourceName string) {
+	if s.cache == nil {
+		return
+	}
+	if err := s.liveIndex.Save(s.k, s.cache, "index"); err != nil {
+		s.warnings = append(s.warnings, fmt.Sprintf("the index of the root was not saved: %v", err))
+	}
+	if sourceIndex != nil {
+		if err := sourceIndex.Save(s.k, s.cache, sourceName); err != nil {
+			s.warnings = append(s.warnings, fmt.Sprintf("the index of the source was not saved: %v", err))
+		}
+	}
+}
+
+// restoreReadOnly puts the file systems back to what they were. What is still
+// in use is tried again for a while: the restarts have only just ended.
+func (s *session) restoreReadOnly() {
+	if s.root == nil || s.mode != readWrite {
+		return
+	}
+	if s.cache != nil {
+		s.cache.Close()
+		s.cache = nil
+	}
+	s.store.Close()
+	s.store = nil
+	var holders []nsmount.Holder
+	var err error
+	for range 20 {
+		if holders, err = s.root.Restore(); err == nil && len(holders) == 0 {
+			return
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+	for _, h := range holders {
+		s.warnings = append(s.warnings, fmt.Sprintf(
+			"the file system stays writable inside the kernel (its mounts are read-only again): %s (%d) holds %s", h.Comm, h.PID, h.Path))
+	}
+	if err != nil && len(holders) == 0 {
+		s.warnings = append(s.warnings, fmt.Sprintf("the root was not put back to read-only: %v", err))
+	}
+}
+
+func (s *session) close() {
+	if s.cache != nil {
+		s.cache.Close()
+	}
+	if s.store != nil {
+		s.store.Close()
+	}
+	if s.root != nil {
+		s.root.Close()
+	}
+	if s.lock != nil {
+		s.lock.Close()
+	}
+}
+
+// takeLock takes the running system's lock, or says who holds it. It lies in
+// /run because the root cannot be written yet.
+func takeLock(req Request) (*os.File, error) {
+	if err := os.MkdirAll(runDir, 0o700); err != nil {
+		return nil, fmt.Errorf("cannot make %s: %w", runDir, err)
+	}
+	name := filepath.Join(runDir, "lock")
+	f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE|syscall.O_NOFOLLOW|syscall.O_CLOEXEC, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("cannot open the lock: %w", err)
+	}
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		holder := make([]byte, 256)
+		n, _ := f.ReadAt(holder, 0) // an unreadable name is "somebody"
+		f.Close()
+		if !errors.Is(err, syscall.EWOULDBLOCK) {
+			return nil, fmt.Errorf("cannot lock %s: %w", name, err)
+		}
+		who := strings.TrimSpace(string(holder[:n]))
+		if who == "" {
+			who = "a process that has not said who it is"
+		}
+		return nil, change.WithHint(fmt.Errorf("%w: %s holds %s", change.ErrLocked, who, name),
+			"wait until it ends, then run the same command again")
+	}
+	text := fmt.Sprintf("liveupd %s (process %d, since %s)\n", req.Verb, os.Getpid(), time.Now().Format("15:04:05"))
+	err = f.Truncate(0)
+	if err == nil {
+		_, err = f.WriteAt([]byte(text), 0)
+	}
+	if err != nil {
+		f.Close()
+		return nil, fmt.Errorf("cannot write the lock: %w", err)
+	}
+	return f, nil
+}
+
+// The recorded bases lie in ROOT/.liveupd as base-ID: what the update ID ships.
+// The one that counts is the newest of a committed update. It is written
+// before the commit, so that a recovery needs no source.
+const basePrefix = "base-"
+
+func (s *session) baseIDs() ([]string, error) {
+	dir, err := sys.OpenAt(s.vols[0].Dir, transact.Dir, sys.OpenRead|sys.OpenDir|sys.OpenNoLink, sys.ResolveBeneath|sys.ResolveNoSymlinks)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer dir.Close()
+	names, err := sys.ReadDirNames(dir)
+	if err != nil {
+		return nil, err
+	}
+	var ids []string
+	for _, name := range names {
+		if id, ok := strings.CutPrefix(name, basePrefix); ok {
+			ids = append(ids, id)
+		}
+	}
+	slices.Sort(ids)
+	return ids, nil
+}
+
+// currentBase reads the base in effect and tells whose it is.
+func (s *session) currentBase() (*catalog.Base, string, error) {
+	ids, err := s.baseIDs()
+	if err != nil {
+		return nil, "", err
+	}
+	list, err := s.store.List()
+	if err != nil {
+		return nil, "", err
+	}
+	open := map[string]bool{}
+	for _, g := range list {
+		open[g.ID] = g.State != "verified"
+	}
+	for _, id := range slices.Backward(ids) {
+		if open[id] {
+			continue
+		}
+		dir, err := s.stateDir()
+		if err != nil {
+			return nil, "", err
+		}
+		base, err := catalog.ReadBase(dir, basePrefix+id)
+		dir.Close()
+		return base, id, err
+	}
+	return nil, "", nil
+}
+
+func (s *session) stateDir() (*sys.FD, error) {
+	return sys.OpenAt(s.vols[0].Dir, transact.Dir, sys.OpenRead|sys.OpenDir|sys.OpenNoLink, sys.ResolveBeneath|sys.ResolveNoSymlinks)
+}
+
+// dropBases removes the bases for which drop says so.
+func (s *session) dropBases(drop func(id string) bool) error {
+	ids, err := s.baseIDs()
+	if err != nil || len(ids) == 0 {
+		return err
+	}
+	dir, err := s.stateDir()
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	for _, id := range ids {
+		if drop(id) {
+			if err := s.k.Unlink(dir, basePrefix+id); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// collect drops old generations, and the bases that no kept one can return to.
+func (s *session) collect() {
+	if _, err := s.store.Collect(s.req.Keep); err != nil {
+		s.warnings = append(s.warnings, fmt.Sprintf("old generations were not collected: %v", err))
+		return
+	}
+	list, err := s.store.List()
+	if err != nil {
+		return
+	}
+	oldest := ""
+	for _, g := range list {
+		if g.Retained && (oldest == "" || g.ID < oldest) {
+			oldest = g.ID
+		}
+	}
+	if oldest == "" {
+		return
+	}
+	// A rollback of the oldest kept generation returns to the base before it.
+	ids, err := s.baseIDs()
+	if err != nil {
+		return
+	}
+	before := ""
+	for _, id := range ids {
+		if id < oldest {
+			before = id
+		}
+	}
+	if err := s.dropBases(func(id string) bool { return id < before }); err != nil {
+		s.warnings = append(s.warnings, fmt.Sprintf("old records were not removed: %v", err))
+	}
+}
+
+// bootTime is when this boot began, in seconds since the epoch; 0 unknown.
+func bootTime() int64 {
+	data, err := os.ReadFile("/proc/stat")
+	if err != nil {
+		return 0
+	}
+	for sc := bufio.NewScanner(bytes.NewReader(data)); sc.Scan(); {
+		if v, ok := strings.CutPrefix(sc.Text(), "btime "); ok {
+			t, _ := strconv.ParseInt(strings.TrimSpace(v), 10, 64)
+			return t
+		}
+	}
+	return 0
+}
+
+func randomID() string {
+	var b [6]byte
+	rand.Read(b[:]) //nolint:errcheck // crypto/rand.Read never fails since Go 1.24
+	return hex.EncodeToString(b[:])
+}

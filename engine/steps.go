@@ -1,0 +1,292 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/liveupd/liveupd/change"
+	"github.com/liveupd/liveupd/inspect"
+	"github.com/liveupd/liveupd/internal/journal"
+	"github.com/liveupd/liveupd/internal/sys"
+	"github.com/liveupd/liveupd/internal/systemd"
+	"github.com/liveupd/liveupd/restart"
+	"github.com/liveupd/liveupd/transact"
+)
+
+// unitSteps splits the plan's steps into the stops that come before the
+// commit and what comes after it. A plan read from a tree alone says what a
+// machine would have to do; there is none to do it to.
+func (r *run) unitSteps() (before, after []change.Step) {
+	if r.p.plan.Static || r.p.facts == nil || !r.p.facts.Running {
+		return nil, nil
+	}
+	return splitSteps(r.p.plan.Steps)
+}
+
+func splitSteps(steps []change.Step) (before, after []change.Step) {
+	committed := false
+	for _, st := range steps {
+		switch st.Do {
+		case "commit":
+			committed = true
+		case "stop", "start", "restart", "reload", "daemon-reload", "daemon-reexec":
+			if committed {
+				after = append(after, st)
+			} else {
+				before = append(before, st)
+			}
+		}
+	}
+	return before, after
+}
+
+// runSteps carries out unit steps. A step that did not come to "done" is an error.
+func (r *run) runSteps(ctx context.Context, steps []change.Step) ([]change.StepResult, error) {
+	if len(steps) == 0 {
+		return nil, nil
+	}
+	bus, err := systemd.Connect(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer bus.Close()
+	for _, st := range steps {
+		if err := r.record(change.StepResult{Step: st, Result: "begun"}); err != nil {
+			return nil, err
+		}
+	}
+	var unrecorded error
+	results, err := restart.Run(ctx, bus, steps, restart.Options{OnResult: func(res change.StepResult) {
+		res.MessageType = "step"
+		r.ev.emit(res)
+		unrecorded = errors.Join(unrecorded, r.record(res))
+	}})
+	if unrecorded != nil {
+		r.s.warnings = append(r.s.warnings, fmt.Sprintf("a step was not recorded: %v", unrecorded))
+	}
+	r.report.Steps = append(r.report.Steps, results...)
+	return results, err
+}
+
+// record keeps a step's course in the transaction, so that a run that is cut
+// off is taken up where it was.
+func (r *run) record(res change.StepResult) error {
+	if r.tx == nil {
+		return nil
+	}
+	return r.tx.RecordStep(res)
+}
+
+// undoSteps carries out the inverse of what was done.
+func (r *run) undoSteps(done []change.StepResult) error {
+	steps := restart.Inverse(done)
+	if len(steps) == 0 {
+		return nil
+	}
+	results, err := r.runSteps(context.Background(), steps)
+	for i := range results {
+		if results[i].Result == "done" {
+			results[i].Result = "undone"
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("cannot take the unit steps back: %w", err)
+	}
+	return nil
+}
+
+// finish goes from a committed tree to a verified transaction, or back.
+func (r *run) finish(ctx context.Context, stopped []change.StepResult, after []change.Step) error {
+	if err := r.tx.SetState(journal.Restarting); err != nil {
+		return r.revert(ctx, err, stopped)
+	}
+	if len(after) > 0 {
+		r.ev.progress("restarting", 0, int64(len(after)), "units", "")
+	}
+	done, err := r.runSteps(ctx, after)
+	if err != nil {
+		return r.revert(ctx, err, append(slices.Clone(stopped), done...))
+	}
+	began := time.Now()
+	r.lookAgain(ctx)
+	if err := r.tx.Verified(); err != nil {
+		return r.revert(ctx, err, append(slices.Clone(stopped), done...))
+	}
+	r.step("verify", r.s.req.Root, "", began, nil)
+	r.conclude()
+	r.s.collect()
+	r.report.Warnings = append(r.report.Warnings, r.s.warnings...)
+	return nil
+}
+
+// conclude fills the report of a run that succeeded.
+func (r *run) conclude() {
+	r.report.Result = "done"
+	for _, u := range r.p.plan.Units {
+		if u.Action == change.ActionDefer {
+			r.report.Deferred = append(r.report.Deferred, u)
+		}
+	}
+	// A tree has nothing pending: no machine runs it. daemon-reload and
+	// daemon-reexec are steps that have been carried out.
+	if r.s.req.Live() && r.p.plan.HostAction > change.ActionDaemonReexec {
+		r.report.HostAction = r.p.plan.HostAction
+		r.report.Result = "pending"
+	}
+	if r.tx == nil || !r.s.req.Live() {
+		return
+	}
+	var deferred []string
+	for _, u := range r.report.Deferred {
+		deferred = append(deferred, u.Unit)
+	}
+	if err := r.tx.SetPending(r.report.HostAction, deferred); err != nil {
+		r.s.warnings = append(r.s.warnings, fmt.Sprintf("what is pending was not recorded: %v", err))
+	}
+}
+
+// lookAgain scans the processes once more for what the plan should have
+// ended: a unit that still runs old code is told, not hidden.
+func (r *run) lookAgain(ctx context.Context) {
+	if r.p.facts == nil || !r.p.facts.Running {
+		return
+	}
+	r.ev.progress("verifying", 0, 0, "", "")
+	var facts change.Facts
+	if err := r.s.readHost(ctx, r.p.delta, &facts); err != nil {
+		r.s.warnings = append(r.s.warnings, fmt.Sprintf("the processes were not looked at again: %v", err))
+		return
+	}
+	acted := map[string]bool{}
+	for _, u := range r.p.plan.Units {
+		if u.Action == change.ActionRestart || u.Action == change.ActionStop {
+			acted[u.Unit] = true
+		}
+	}
+	for _, h := range facts.Hits {
+		if acted[h.Unit] && !h.Leftover {
+			r.s.warnings = append(r.s.warnings, fmt.Sprintf("%s still uses the old %s (%s, %d) after its restart", h.Unit, h.Path, h.Comm, h.PID))
+		}
+	}
+}
+
+// revert takes a committed transaction back: the tree first, then the units,
+// so that they start from the old files.
+func (r *run) revert(ctx context.Context, cause error, done []change.StepResult) error {
+	r.ev.progress("reverting", 0, 0, "", cause.Error())
+	began := time.Now()
+	err := r.tx.Revert(ctx)
+	r.step("revert", fmt.Sprintf("%d paths", len(r.p.delta.Entries)), "", began, err)
+	if err != nil {
+		return r.failedRevert(cause, err)
+	}
+	if err := r.undoSteps(done); err != nil {
+		return r.failedRevert(cause, err)
+	}
+	id := r.tx.ID()
+	if err := r.s.dropBases(func(b string) bool { return b >= id }); err != nil {
+		r.s.warnings = append(r.s.warnings, fmt.Sprintf("a record was not removed: %v", err))
+	}
+	r.report.Result = "rolled-back"
+	r.report.Error = cause.Error()
+	r.report.Warnings = append(r.report.Warnings, append(r.tx.Warnings(), r.s.warnings...)...)
+	return fmt.Errorf("%w; everything was rolled back: %w", cause, ErrRolledBack)
+}
+
+func (r *run) failedRevert(cause, err error) error {
+	r.report.Result = "failed"
+	err = errors.Join(cause, fmt.Errorf("cannot roll back: %w", err))
+	r.report.Error = err.Error()
+	return change.WithHint(fmt.Errorf("%w: %w", change.ErrNeedsPerson, err), "see what failed, then run: liveupd recover")
+}
+
+// oldInodes maps the objects of kept generations to the paths that they had,
+// for processes that still use them.
+func (s *session) oldInodes() (map[change.InodeKey]string, error) {
+	list, err := s.store.List()
+	if err != nil {
+		return nil, err
+	}
+	out := map[change.InodeKey]string{}
+	for _, g := range list {
+		if g.State != "verified" || !g.Retained {
+			continue
+		}
+		tx, err := s.store.Load(g.ID)
+		if err != nil {
+			return nil, err
+		}
+		err = s.kept(tx, out)
+		tx.Close()
+		if err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
+}
+
+// kept adds the objects that tx keeps for a rollback.
+func (s *session) kept(tx *transact.Tx, out map[change.InodeKey]string) error {
+	d, content, err := tx.Inverse()
+	if err != nil {
+		return err
+	}
+	defer content.Close()
+	for _, e := range d.Entries {
+		if e.New == nil || e.Op == change.Metadata || e.From == "" || e.New.Type != change.Regular {
+			continue
+		}
+		at, from := content, e.From
+		if e.FromLive {
+			at, from = s.volumeOf(from)
+		}
+		node, err := sys.Lstat(at, strings.TrimPrefix(from, "/"))
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		out[change.InodeKey{Dev: node.Dev, Ino: node.Ino}] = e.Path
+	}
+	return nil
+}
+
+// volumeOf gives the file system that a path of the root lies in, and the path there.
+func (s *session) volumeOf(path string) (*sys.FD, string) {
+	best := s.vols[0]
+	for _, v := range s.vols[1:] {
+		if len(v.Mount) > len(best.Mount) && strings.HasPrefix(path, v.Mount+"/") {
+			best = v
+		}
+	}
+	if best.Mount == "/" {
+		return best.Dir, path
+	}
+	return best.Dir, strings.TrimPrefix(path, best.Mount)
+}
+
+func (e *Engine) stale(ctx context.Context, s *session) (*inspect.StaleResult, map[string]*change.UnitState, error) {
+	old, err := s.oldInodes()
+	if err != nil {
+		return nil, nil, err
+	}
+	units := map[string]*change.UnitState{}
+	if systemd.Booted() {
+		bus, err := systemd.Connect(ctx)
+		if err != nil {
+			return nil, nil, err
+		}
+		defer bus.Close()
+		if units, err = bus.Units(ctx); err != nil {
+			return nil, nil, err
+		}
+	}
+	res, err := inspect.Stale(ctx, inspect.StaleRequest{Retained: old, Units: units, Own: ownUnits()})
+	return res, units, err
+}
