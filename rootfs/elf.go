@@ -67,6 +67,9 @@ func segment(p *elf.Prog, limit uint64) ([]byte, error) {
 		return nil, fmt.Errorf("cannot read ELF segment %s: its %d bytes are above the limit", p.Type, p.Filesz)
 	}
 	b, err := io.ReadAll(io.NewSectionReader(p.ReaderAt, 0, int64(p.Filesz)))
+	if err == nil && uint64(len(b)) < p.Filesz {
+		err = io.ErrUnexpectedEOF
+	}
 	if err != nil {
 		return nil, fmt.Errorf("cannot read ELF segment %s: %w", p.Type, err)
 	}
@@ -142,6 +145,9 @@ func stringTable(f *elf.File, addr, size uint64) ([]byte, error) {
 		}
 		size = min(size, p.Filesz-(addr-p.Vaddr))
 		b, err := io.ReadAll(io.NewSectionReader(p.ReaderAt, int64(addr-p.Vaddr), int64(size)))
+		if err == nil && uint64(len(b)) < size {
+			err = io.ErrUnexpectedEOF
+		}
 		if err != nil {
 			return nil, fmt.Errorf("cannot read ELF string table: %w", err)
 		}
