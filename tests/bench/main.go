@@ -1,0 +1,134 @@
+// Command bench measures liveupd against the tools that copy and compare trees without its
+// guarantees, on an ext4 file system of its own, on this machine.
+//
+//  1. apply: 5,000 changed files of 200 MB in all, against `cp -a` of the same files plus
+//     syncfs (sync -f), and against `rsync -a`, which makes nothing durable. Each run
+//     starts from a fresh copy of the root; the runs of the contenders alternate; the
+//     source is in the page cache for all. The swap window is what liveupd reports.
+//  2. plan with nothing to do: a root of 100,000 files and an equal source tree,
+//     against `rsync -an` of the same two trees and `git status` of the root. Cold: page,
+//     inode and dentry caches are dropped before each run. Warm: after a run of its own.
+//  3. peak memory: the greatest resident set of the process and of all its children.
+//
+// Figures are medians; beside them stand the least and the greatest. Before the next
+// contender starts, all is written back, and after each apply every file is compared with the
+// source: a run that did not do the work does not count as a fast one.
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+)
+
+func main() {
+	if len(os.Args) > 2 && os.Args[1] == frameVerb {
+		os.Exit(frame(os.Args[2], os.Args[3:]))
+	}
+	liveupd := flag.String("liveupd", "bin/liveupd", "the program to measure")
+	runs := flag.Int("runs", 7, "how often each is run")
+	changed := flag.Int("changed", 5000, "files that an apply changes")
+	size := flag.Int64("bytes", 200<<20, "their size in all")
+	files := flag.Int("files", 100000, "files of the root whose plan is empty")
+	cache := flag.String("cache", "/var/cache/liveupd", "where the file system's image lies")
+	asJSON := flag.Bool("json", false, "print the figures as JSON")
+	flag.Parse()
+	// An interrupt ends the running command; the file system goes all the same.
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := run(ctx, *liveupd, *runs, *changed, *files, *size, *cache, *asJSON); err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context, liveupd string, runs, changed, files int, size int64, cache string, asJSON bool) (err error) {
+	if os.Geteuid() != 0 {
+		return errors.New("needs root: it mounts a file system and drops caches")
+	}
+	program, err := filepath.Abs(liveupd)
+	if err != nil {
+		return err
+	}
+	if _, err := os.Stat(program); err != nil {
+		return fmt.Errorf("cannot measure liveupd: %w (run make build)", err)
+	}
+	disk, err := newDisk(cache, 4*size+int64(files)*3*4096+2<<30)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, disk.Close()) }()
+	b := &bench{ctx: ctx, liveupd: program, runs: runs, dir: disk.Mount}
+	for _, part := range []func() error{
+		func() error { return b.apply(changed, size) },
+		func() error { return b.emptyPlan(files) },
+	} {
+		if err := part(); err != nil {
+			return err
+		}
+	}
+	if asJSON {
+		return json.NewEncoder(os.Stdout).Encode(b.rows)
+	}
+	fmt.Print(table(machineLine(), b.rows))
+	return nil
+}
+
+// row is one measured thing.
+type row struct {
+	What      string    `json:"what"`
+	Contender string    `json:"contender"`
+	Unit      string    `json:"unit"` // ms or MB
+	Samples   []float64 `json:"samples"`
+	Ratio     float64   `json:"ratio,omitempty"` // liveupd's median over this one's
+}
+
+func (r row) median() float64 {
+	s := slices.Sorted(slices.Values(r.Samples))
+	if len(s) == 0 {
+		return 0
+	}
+	return (s[(len(s)-1)/2] + s[len(s)/2]) / 2
+}
+
+// table renders the rows as Markdown.
+func table(machine string, rows []row) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s\n\n", machine)
+	fmt.Fprintln(&b, "| measured | by | median | least | greatest | liveupd takes |")
+	fmt.Fprintln(&b, "| --- | --- | ---: | ---: | ---: | ---: |")
+	for _, r := range rows {
+		ratio := ""
+		if r.Ratio > 0 {
+			ratio = fmt.Sprintf("%.2f times that", r.Ratio)
+		}
+		fmt.Fprintf(&b, "| %s | %s | %.1f %s | %.1f | %.1f | %s |\n",
+			r.What, r.Contender, r.median(), r.Unit, slices.Min(r.Samples), slices.Max(r.Samples), ratio)
+	}
+	return b.String()
+}
+
+// machineLine says on what it was measured.
+func machineLine() string {
+	out := func(name string, args ...string) string {
+		b, err := exec.Command(name, args...).Output()
+		if err != nil {
+			return name + " not known"
+		}
+		first, _, _ := strings.Cut(strings.TrimSpace(string(b)), "\n")
+		return first
+	}
+	return fmt.Sprintf("%s, Linux %s, %s processors, ext4 on a loop device; %s; %s; %s",
+		time.Now().Format("2006-01-02"), out("uname", "-r"), out("nproc"),
+		out("rsync", "--version"), out("git", "--version"), out("cp", "--version"))
+}
