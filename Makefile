@@ -11,6 +11,7 @@ DESTDIR ?=
 prefix  ?= /usr/local
 bindir  ?= $(prefix)/bin
 INSTALL ?= install
+BIN     ?= bin
 
 PROGRAMS := $(notdir $(patsubst %/,%,$(sort $(dir $(wildcard cmd/*/*.go)))))
 
@@ -28,8 +29,8 @@ help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 build: ## build the programs, static, into bin/
-	@mkdir -p bin
-	$(BUILD) -o bin/ $(PROGRAMS:%=./cmd/%)
+	@mkdir -p '$(BIN)'
+	$(BUILD) -o '$(BIN)/' $(PROGRAMS:%=./cmd/%)
 
 run: build ## make a small Debian root, prepare an update of it and show the plan
 	tests/run.sh
@@ -51,7 +52,7 @@ bench: build ## measure: apply, swap, empty plan, memory
 
 install: build ## install the programs (DESTDIR and prefix are honoured)
 	$(INSTALL) -d '$(DESTDIR)$(bindir)'
-	$(INSTALL) -m 0755 $(PROGRAMS:%=bin/%) '$(DESTDIR)$(bindir)'
+	$(INSTALL) -m 0755 $(PROGRAMS:%='$(BIN)'/%) '$(DESTDIR)$(bindir)'
 
 clean: ## remove what make build made
-	rm -rf bin
+	rm -rf '$(BIN)'
