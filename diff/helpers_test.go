@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"hash"
 	"io/fs"
 	"iter"
 	"maps"
@@ -29,7 +30,6 @@ type treeSource struct {
 	whole  bool
 	skip   map[string]bool
 	claims map[string]*change.Node // nil: unsigned
-	asked  map[string]bool
 }
 
 func (s *treeSource) Root() *sys.FD      { return s.fd }
@@ -360,4 +360,15 @@ func readBase(t testing.TB, entries iter.Seq2[string, *change.Node]) *catalog.Ba
 		t.Fatal(err)
 	}
 	return base
+}
+
+// meddler is a hash that does something each time it is written to.
+type meddler struct {
+	hash.Hash
+	do func()
+}
+
+func (m *meddler) Write(b []byte) (int, error) {
+	m.do()
+	return m.Hash.Write(b)
 }
