@@ -35,6 +35,7 @@ var floors = map[string]int{
 	"engine":           4,
 	"internal/ui":      5,
 	"cmd/":             6,
+	"tests":            7,
 	"tests/":           7,
 }
 
