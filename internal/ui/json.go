@@ -22,14 +22,55 @@ func (j *jsonRenderer) line(v any) {
 	_ = enc.Encode(v) // a reader that is gone is nobody to tell
 }
 
-func (j *jsonRenderer) Progress(p change.Progress)       { j.line(p) }
-func (j *jsonRenderer) Plan(p *change.Plan)              { j.line(p) }
-func (j *jsonRenderer) Report(r *change.Report)          { j.line(r) }
-func (j *jsonRenderer) Check(r *change.CheckReport)      { j.line(r) }
-func (j *jsonRenderer) Verify(r *change.VerifyReport)    { j.line(r) }
-func (j *jsonRenderer) History(list []change.Generation) { j.generations("history", list) }
-func (j *jsonRenderer) Status(list []change.Generation)  { j.generations("status", list) }
-func (j *jsonRenderer) Step(r change.StepResult)         { r.MessageType = "step"; j.line(r) }
+// list turns an absent list into an empty one: a reader may count on it.
+func list[T any](s []T) []T {
+	if s == nil {
+		return []T{}
+	}
+	return s
+}
+
+func (j *jsonRenderer) Progress(p change.Progress) {
+	p.MessageType = "progress"
+	j.line(p)
+}
+
+func (j *jsonRenderer) Plan(p *change.Plan) {
+	c := *p
+	c.MessageType = "plan"
+	c.HostReasons, c.Units, c.Steps, c.Warnings = list(c.HostReasons), list(c.Units), list(c.Steps), list(c.Warnings)
+	j.line(c)
+}
+
+func (j *jsonRenderer) Step(r change.StepResult) {
+	r.MessageType = "step"
+	j.line(r)
+}
+
+func (j *jsonRenderer) Report(r *change.Report) {
+	c := *r
+	c.MessageType = "report"
+	c.Steps, c.Warnings = list(c.Steps), list(c.Warnings)
+	j.line(c)
+}
+
+func (j *jsonRenderer) Check(r *change.CheckReport) {
+	c := *r
+	c.MessageType = "report"
+	c.Units, c.HostReasons, c.Sessions, c.Warnings = list(c.Units), list(c.HostReasons), list(c.Sessions), list(c.Warnings)
+	j.line(c)
+}
+
+func (j *jsonRenderer) Verify(r *change.VerifyReport) {
+	c := *r
+	c.MessageType = "report"
+	c.Damage, c.Warnings = list(c.Damage), list(c.Warnings)
+	j.line(c)
+}
+
+func (j *jsonRenderer) History(g []change.Generation) { j.generations("history", g) }
+func (j *jsonRenderer) Status(g []change.Generation)  { j.generations("status", g) }
+
 func (j *jsonRenderer) Error(err error, hint string, code int) {
 	j.line(struct {
 		MessageType string `json:"message_type"`
@@ -39,14 +80,11 @@ func (j *jsonRenderer) Error(err error, hint string, code int) {
 	}{"error", err.Error(), hint, code})
 }
 
-func (j *jsonRenderer) generations(verb string, list []change.Generation) {
-	if list == nil {
-		list = []change.Generation{}
-	}
+func (j *jsonRenderer) generations(verb string, g []change.Generation) {
 	j.line(struct {
 		MessageType string              `json:"message_type"`
 		Schema      int                 `json:"schema"`
 		Verb        string              `json:"verb"`
 		Generations []change.Generation `json:"generations"`
-	}{"report", 1, verb, list})
+	}{"report", 1, verb, list(g)})
 }

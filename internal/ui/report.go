@@ -2,6 +2,9 @@ package ui
 
 import (
 	"fmt"
+	"maps"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/liveupd/liveupd/change"
@@ -13,6 +16,7 @@ func (t *text) warnings(list []string) {
 	}
 }
 
+// Report prints the outcome in one line, and what is left to be done.
 func (t *text) Report(r *change.Report) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -40,13 +44,15 @@ func (t *text) Report(r *change.Report) {
 		// The error line says what.
 	}
 	for _, u := range r.Deferred {
-		t.printf("deferred: %s\n", clean(u.Unit))
+		t.printf("%s %s still runs what was there before\n", t.paint(yellow, "deferred:"), unitName(u.Manager, u.Unit))
+		t.reasons(u.Reasons)
 	}
 	if r.HostAction > change.ActionNone {
 		t.printf("%s %s is still needed\n", t.paint(yellow, "pending:"), r.HostAction)
 	}
 }
 
+// Check prints the stale units with the processes that show it.
 func (t *text) Check(r *change.CheckReport) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -59,7 +65,7 @@ func (t *text) Check(r *change.CheckReport) {
 	if len(r.Units) > 0 {
 		t.printf("%s\n", t.paint(bold, plural(len(r.Units), "stale unit")))
 		for _, u := range r.Units {
-			t.printf("  %s  %s\n", t.paint(yellow, fmt.Sprintf("%-7s", u.Action)), clean(u.Unit))
+			t.printf("  %s  %s\n", t.paint(actionColor(u.Action), fmt.Sprintf("%-7s", u.Action)), unitName(u.Manager, u.Unit))
 			t.reasons(u.Reasons)
 		}
 	}
@@ -69,12 +75,45 @@ func (t *text) Check(r *change.CheckReport) {
 	}
 	if len(r.Sessions) > 0 {
 		t.printf("%s\n", t.paint(bold, "Processes of sessions, which end with them"))
+		for _, g := range groupHits(r.Sessions) {
+			t.printf("  %s\n", g)
+		}
+		if !t.o.Verbose {
+			return
+		}
 		for _, h := range r.Sessions {
-			t.printf("  %s (%d)  %s %s\n", clean(h.Comm), h.PID, h.Kind, clean(h.Path))
+			t.printf("           %s\n", t.paint(dim, reasonText(change.Reason{Kind: h.Kind, Path: h.Path, PID: h.PID, Comm: h.Comm, Detail: h.Detail})))
 		}
 	}
 }
 
+// groupHits tells of each session which of its processes are stale.
+func groupHits(hits []change.Hit) []string {
+	comms := map[string]map[string]bool{}
+	for _, h := range hits {
+		unit := h.Unit
+		if unit == "" {
+			unit = "no unit"
+		}
+		if comms[unit] == nil {
+			comms[unit] = map[string]bool{}
+		}
+		comms[unit][fmt.Sprintf("%s (%d)", h.Comm, h.PID)] = true
+	}
+	var out []string
+	for _, unit := range slices.Sorted(maps.Keys(comms)) {
+		names := slices.Sorted(maps.Keys(comms[unit]))
+		more := ""
+		if len(names) > pathsShown {
+			more = fmt.Sprintf(" and %s more", count(len(names)-pathsShown))
+			names = names[:pathsShown]
+		}
+		out = append(out, clean(unit+": "+strings.Join(names, ", ")+more))
+	}
+	return out
+}
+
+// Verify prints damage; what the machine itself changed is counted.
 func (t *text) Verify(r *change.VerifyReport) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -117,6 +156,7 @@ func (t *text) Verify(r *change.VerifyReport) {
 	t.printf("\n")
 }
 
+// History lists the transactions, the newest first.
 func (t *text) History(list []change.Generation) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -130,7 +170,11 @@ func (t *text) History(list []change.Generation) {
 		if g.Retained && g.State == "verified" {
 			keep = "can be rolled back"
 		}
-		t.printf("%s  %s  %-12s  %s\n", t.paint(bold, clean(g.ID)), time.Unix(g.Time, 0).Format("2006-01-02 15:04"), g.State, t.paint(dim, keep))
+		line := fmt.Sprintf("%s  %s  %-12s", t.paint(bold, clean(g.ID)), time.Unix(g.Time, 0).In(t.zone).Format("2006-01-02 15:04"), g.State)
+		if keep != "" {
+			line += "  " + t.paint(dim, keep)
+		}
+		t.printf("%s\n", strings.TrimRight(line, " "))
 		t.printf("    %s: %s\n", generationName(g), counts(g.Changes))
 	}
 }
@@ -147,6 +191,7 @@ func counts(c change.Counts) string {
 		count(c.Added), count(c.Replaced), count(c.Removed), count(c.Metadata))
 }
 
+// Status prints the last update, and what is unfinished, pending or deferred.
 func (t *text) Status(list []change.Generation) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -172,11 +217,12 @@ func (t *text) Status(list []change.Generation) {
 		t.printf("No update is committed to this root.\n")
 		return
 	}
-	t.printf("Last update: %s, %s (%s)\n", t.paint(bold, generationName(*last)), time.Unix(last.Time, 0).Format("2006-01-02 15:04"), clean(last.ID))
+	t.printf("Last update: %s, %s (%s)\n", t.paint(bold, generationName(*last)), time.Unix(last.Time, 0).In(t.zone).Format("2006-01-02 15:04"), clean(last.ID))
 	t.printf("  %s\n", counts(last.Changes))
 	t.printf("  %s can be rolled back\n", plural(retained, "update"))
 	for _, g := range list {
-		if g.HostAction > change.ActionNone {
+		// The lower rungs are steps of the update itself.
+		if g.HostAction > change.ActionDaemonReexec {
 			t.printf("%s %s, for %s\n", t.paint(yellow, "pending:"), g.HostAction, clean(g.ID))
 		}
 		for _, u := range g.Deferred {

@@ -6,6 +6,7 @@ package ui
 
 import (
 	"io"
+	"time"
 
 	"github.com/liveupd/liveupd/change"
 )
@@ -38,5 +39,5 @@ func New(out, diag io.Writer, o Options) Renderer {
 	if o.JSON {
 		return &jsonRenderer{out: out}
 	}
-	return &text{out: out, diag: diag, o: o}
+	return &text{out: out, diag: diag, o: o, zone: time.Local}
 }
