@@ -266,8 +266,10 @@ func (t *text) planPaths(p *change.Plan) {
 		n    int
 		word string
 	}{
-		{p.Changes.Added, "added"}, {p.Changes.Replaced, "replaced"},
-		{p.Changes.Removed, "removed"}, {p.Changes.Metadata, "changed in place"},
+		{p.Changes.Added, "added"},
+		{p.Changes.Replaced, "replaced"},
+		{p.Changes.Removed, "removed"},
+		{p.Changes.Metadata, "changed in place"},
 	} {
 		if c.n > 0 {
 			parts = append(parts, count(c.n)+" "+c.word)

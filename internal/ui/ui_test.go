@@ -10,6 +10,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -30,11 +32,16 @@ func examplePlan() *change.Plan {
 			{Kind: "unit-files", Path: "/usr/lib/systemd/system/api.service", Detail: "api.service: Nice="},
 		},
 		Units: []change.UnitPlan{
-			{Unit: "api.service", Action: change.ActionRestart, Propagated: true, LastStartUSec: 1_040_000,
-				Reasons: []change.Reason{{Kind: "propagated", Unit: "db.service", Detail: "its restart restarts this one"}}},
+			{
+				Unit: "api.service", Action: change.ActionRestart, Propagated: true, LastStartUSec: 1_040_000,
+				Reasons: []change.Reason{{Kind: "propagated", Unit: "db.service", Detail: "its restart restarts this one"}},
+			},
 			{Unit: "db.service", Action: change.ActionRestart, LastStartUSec: 212_000, Reasons: []change.Reason{
 				{Kind: "mapped", Path: libssl, PID: 1234, Comm: "db", Detail: "and 3 more of its processes"},
-				{Kind: "module", Path: "/a", Detail: "through /opt/db.py"}, {Kind: "mapped", Path: "/b"}, {Kind: "mapped", Path: "/c"}, {Kind: "mapped", Path: "/d"},
+				{Kind: "module", Path: "/a", Detail: "through /opt/db.py"},
+				{Kind: "mapped", Path: "/b"},
+				{Kind: "mapped", Path: "/c"},
+				{Kind: "mapped", Path: "/d"},
 			}},
 			{Unit: "dbus.service", Action: change.ActionDefer, Reasons: []change.Reason{{Kind: "exec", Path: "/usr/bin/dbus-daemon", PID: 9, Comm: "dbus-daemon"}}},
 			{Unit: "gone.service", Action: change.ActionStop, Reasons: []change.Reason{{Kind: "unit-removed", Path: "/usr/lib/systemd/system/gone.service"}}},
@@ -147,7 +154,7 @@ func TestText(t *testing.T) {
 			r.(*text).zone = time.UTC
 			c.do(r)
 			got := "-- out --\n" + out.String() + "-- diag --\n" + diag.String()
-			if !c.o.Color && strings.ContainsAny(strings.ReplaceAll(got, "\n", ""), "\x00\x07\x1b\r\x9b") {
+			if !c.o.Color && strings.ContainsFunc(got, func(r rune) bool { return r != '\n' && unicode.IsControl(r) || r == utf8.RuneError }) {
 				t.Errorf("control characters reach a pipe: %q", got)
 			}
 			file := filepath.Join("testdata", c.name+".txt")
