@@ -41,7 +41,7 @@ func writeTree(t *testing.T, fs files) string {
 	return dir
 }
 
-func openDir(t *testing.T, dir string) *sys.FD {
+func openDir(t testing.TB, dir string) *sys.FD {
 	t.Helper()
 	fd, err := sys.OpenRoot(dir)
 	if err != nil {

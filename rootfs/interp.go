@@ -73,7 +73,7 @@ func (c *collector) java(interpreter string, args []string) {
 			return
 		case (a == "-cp" || a == "-classpath" || a == "--class-path" || a == "-p" || a == "--module-path") && i+1 < len(args):
 			i++
-			for _, p := range strings.Split(args[i], ":") {
+			for p := range strings.SplitSeq(args[i], ":") {
 				if dir, star := strings.CutSuffix(p, "/*"); star {
 					for _, jar := range glob(c.in.t, join(c.absolute(dir), "*.jar")) {
 						c.follow(jar, "module", interpreter)

@@ -14,7 +14,8 @@ import (
 
 // LoadOptions says how much of a tree is read.
 type LoadOptions struct {
-	// Run: the root is a live one, /run/systemd is part of its load path.
+	// Run: the root is a live one, /run/systemd is part of its load path. The
+	// view must hold /run then: a clone of the root's file system alone lacks it.
 	Run bool
 	// Instances are further units to load, by name: those that run.
 	Instances []string

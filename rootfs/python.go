@@ -33,7 +33,6 @@ var pyStartup = []string{
 
 // pyOptions are the interpreter options that change the search path.
 type pyOptions struct {
-	isolated bool // -I
 	noEnv    bool // -E, -I
 	noUser   bool // -s, -I
 	safePath bool // -P, -I
@@ -69,7 +68,7 @@ func (c *collector) python(invoked, real string, args []string) {
 			}
 			switch flag[i] {
 			case 'I':
-				o = pyOptions{isolated: true, noEnv: true, noUser: true, safePath: true}
+				o = pyOptions{noEnv: true, noUser: true, safePath: true}
 			case 'E':
 				o.noEnv = true
 			case 's':
@@ -81,6 +80,7 @@ func (c *collector) python(invoked, real string, args []string) {
 			case 'm':
 				w := c.pyWalk(invoked, real, c.workDir, o)
 				w.add("", pyImport{module: "runpy"}, nil)
+				w.application(args, real)
 				w.run(operand(), real)
 				return
 			case 'c':
@@ -106,12 +106,66 @@ func (c *collector) python(invoked, real string, args []string) {
 	}
 	if c.in.isDir(script) {
 		w := c.pyWalk(invoked, real, script, o)
+		w.application(args[1:], script)
 		w.run("__main__", script)
 		return
 	}
 	w := c.pyWalk(invoked, real, path.Dir(script), o)
+	w.application(args[1:], script)
 	w.scan(pySource{file: script}, c.in.imports(script, true))
 	w.finish()
+}
+
+// application follows what an application server is told to import by its
+// arguments: MODULE:NAME of gunicorn, uvicorn and their like, -A MODULE of
+// Celery, --app of Flask, DJANGO_SETTINGS_MODULE. Such servers import from
+// their working folder first, or from the one that an argument names.
+func (w *pyWalker) application(args []string, via string) {
+	dir := w.c.workDir
+	var modules []string
+	for i, a := range args {
+		flag, val, joined := strings.Cut(a, "=")
+		if !joined && i+1 < len(args) {
+			val = args[i+1]
+		}
+		switch flag {
+		case "--chdir", "--app-dir", "--pythonpath", "--workdir":
+			dir = w.c.absolute(val)
+		case "-A", "--app":
+			module, _, _ := strings.Cut(val, ":")
+			modules = append(modules, module)
+		}
+		if module, name, ok := strings.Cut(a, ":"); ok && isModuleName(module) && isModuleName(strings.TrimSuffix(name, "()")) {
+			modules = append(modules, module)
+		}
+	}
+	if settings := w.c.env["DJANGO_SETTINGS_MODULE"]; settings != "" {
+		modules = append(modules, settings)
+	}
+	if modules == nil {
+		return
+	}
+	w.paths = slices.Concat([]string{dir}, w.paths)
+	for _, m := range modules {
+		if isModuleName(m) {
+			w.add("", pyImport{module: m}, &via)
+		}
+	}
+}
+
+// isModuleName tells whether s is a dotted Python name.
+func isModuleName(s string) bool {
+	for part := range strings.SplitSeq(s, ".") {
+		if part == "" || part[0] >= '0' && part[0] <= '9' {
+			return false
+		}
+		for i := range len(part) {
+			if !isPyName(part[i]) {
+				return false
+			}
+		}
+	}
+	return true
 }
 
 // pyWalk prepares the walk of one program's imports; first is the folder that
@@ -123,7 +177,7 @@ func (c *collector) pyWalk(invoked, real, first string, o pyOptions) *pyWalker {
 		w.paths = append(w.paths, first)
 	}
 	if !o.noEnv {
-		for _, p := range strings.Split(c.env["PYTHONPATH"], ":") {
+		for p := range strings.SplitSeq(c.env["PYTHONPATH"], ":") {
 			if p != "" {
 				w.paths = append(w.paths, c.absolute(p))
 			}

@@ -106,7 +106,8 @@ func TestPythonModules(t *testing.T) {
 			[]string{"module /srv/svc/__init__.py", "module /srv/svc/__main__.py", "module /srv/svc/run.py", "module /srv/guarded.py", std + "runpy.py"},
 		},
 		{
-			"-c", "ExecStart=/usr/bin/python3 -c 'import third; third.main()'\n", files{"usr/lib/python3/dist-packages/third.py": ""},
+			"-c", "ExecStart=/usr/bin/python3 -c 'import third; third.main()'\n",
+			files{"usr/lib/python3/dist-packages/third.py": ""},
 			[]string{site + "third.py"},
 		},
 		{
@@ -133,7 +134,8 @@ func TestPythonModules(t *testing.T) {
 			[]string{"script /opt/main.py", site + "x.pth", site + "hook.py", "module /opt/dev/dev.py"},
 		},
 		{
-			"a module that is a symlink", "ExecStart=/usr/bin/python3 /opt/main.py\n", files{"opt/main.py": "import m\n", "opt/m.py": "-> /etc/alternatives/m.py", "etc/alternatives/m.py": "-> /opt/real/m2.py", "opt/real/m2.py": "import n\n", "opt/n.py": ""},
+			"a module that is a symlink", "ExecStart=/usr/bin/python3 /opt/main.py\n",
+			files{"opt/main.py": "import m\n", "opt/m.py": "-> /etc/alternatives/m.py", "etc/alternatives/m.py": "-> /opt/real/m2.py", "opt/real/m2.py": "import n\n", "opt/n.py": ""},
 			[]string{"script /opt/main.py", "module /opt/m.py", "module /etc/alternatives/m.py", "module /opt/real/m2.py", "module /opt/n.py"},
 		},
 		{
@@ -142,7 +144,13 @@ func TestPythonModules(t *testing.T) {
 			[]string{"script /opt/main.py", "module /opt/m.py", "module /opt/__pycache__/m.cpython-311.pyc"},
 		},
 		{
-			"a folder as the script", "ExecStart=/usr/bin/python3 /opt/app\n", files{"opt/app/__main__.py": "import m\n", "opt/app/m.py": ""},
+			"what an application server is told to import", "WorkingDirectory=/srv\nExecStart=/usr/bin/python3 /opt/gunicorn -b 127.0.0.1:80 site.wsgi:app\n",
+			files{"opt/gunicorn": "", "srv/site/__init__.py": "", "srv/site/wsgi.py": "import urls\n", "srv/urls.py": "", "srv/other.py": ""},
+			[]string{"script /opt/gunicorn", "module /srv/site/__init__.py", "module /srv/site/wsgi.py", "module /srv/urls.py"},
+		},
+		{
+			"a folder as the script", "ExecStart=/usr/bin/python3 /opt/app\n",
+			files{"opt/app/__main__.py": "import m\n", "opt/app/m.py": ""},
 			[]string{"script /opt/app", "module /opt/app/__main__.py", "module /opt/app/m.py"},
 		},
 	}

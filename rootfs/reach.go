@@ -42,7 +42,7 @@ func (s *unitSet) pulls(u *change.Unit) []string {
 	var out []string
 	for _, set := range u.Settings {
 		if set.Section == "Unit" && starts[set.Key] {
-			for _, word := range strings.Fields(set.Value) {
+			for word := range strings.FieldsSeq(set.Value) {
 				out = append(out, dependency(u, word))
 			}
 		}

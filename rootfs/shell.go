@@ -1,6 +1,9 @@
 package rootfs
 
-import "strings"
+import (
+	"maps"
+	"strings"
+)
 
 // simpleCommand is one simple command of a shell text.
 type simpleCommand struct {
@@ -16,9 +19,7 @@ var shellReserved = wordSet("if then else elif do while until ! { time command b
 // the variables of vars and those that the text sets to a literal.
 func shellCommands(src string, vars map[string]string) []simpleCommand {
 	known := make(map[string]string, len(vars))
-	for k, v := range vars {
-		known[k] = v
-	}
+	maps.Copy(known, vars)
 	var out []simpleCommand
 	var words []string
 	flush := func() {

@@ -44,7 +44,8 @@ func TestServiceUses(t *testing.T) {
 		{"a name without a path", "ExecStart=daemon\n", nil, []string{daemon, liba}},
 		{
 			"ExecStartPre, ExecStop and ExecReload belong to the manager",
-			"ExecStart=/usr/sbin/daemon\nExecStartPre=/usr/bin/perl\nExecStop=/usr/bin/env\nExecReload=/usr/bin/nice\n", nil, []string{daemon, liba},
+			"ExecStart=/usr/sbin/daemon\nExecStartPre=/usr/bin/perl\nExecStop=/usr/bin/env\nExecReload=/usr/bin/nice\n", nil,
+			[]string{daemon, liba},
 		},
 		{"several commands", "Type=oneshot\nExecStart=/usr/bin/perl ; /usr/sbin/daemon\nExecStart=/usr/bin/env\n", nil, []string{"exec /usr/bin/env", "exec /usr/bin/perl", daemon, liba}},
 		{"a program that is not there", "ExecStart=/opt/gone\n", nil, nil},
@@ -62,7 +63,8 @@ func TestServiceUses(t *testing.T) {
 			slices.Concat(dash, []string{"exec /usr/bin/perl", daemon, liba}),
 		},
 		{
-			"env in a shebang", "ExecStart=/opt/run\n", files{"opt/run": "#!/usr/bin/env -S perl -w\n"},
+			"env in a shebang", "ExecStart=/opt/run\n",
+			files{"opt/run": "#!/usr/bin/env -S perl -w\n"},
 			[]string{"interpreter /usr/bin/env", "interpreter /usr/bin/perl", "script /opt/run"},
 		},
 		{"a script as an argument", "ExecStart=/usr/bin/perl -w -I /opt /opt/run.pl arg\n", files{"opt/run.pl": "", "opt/x": ""}, []string{"exec /usr/bin/perl", "script /opt/run.pl"}},
@@ -73,7 +75,8 @@ func TestServiceUses(t *testing.T) {
 			[]string{"interpreter /usr/bin/perl", "script /etc/alternatives/tool", "script /opt/tool-2", "script /usr/bin/tool"},
 		},
 		{
-			"a script that starts itself ends", "ExecStart=/opt/self\n", files{"opt/self": "#!/bin/sh\nexec /opt/self\nexec /opt/self again\n"},
+			"a script that starts itself ends", "ExecStart=/opt/self\n",
+			files{"opt/self": "#!/bin/sh\nexec /opt/self\nexec /opt/self again\n"},
 			[]string{"interpreter /bin", "interpreter /usr/bin/dash", "interpreter /usr/bin/sh", "script /opt/self"},
 		},
 		{
@@ -92,7 +95,8 @@ func TestServiceUses(t *testing.T) {
 			},
 		},
 		{
-			"bind mounts: the sources", "BindPaths=/srv/a:/mnt -/srv/gone\nBindReadOnlyPaths=\"/srv/with space\"\n", files{"srv/a/deep": "", "srv/with space": ""},
+			"bind mounts: the sources", "BindPaths=/srv/a:/mnt -/srv/gone\nBindReadOnlyPaths=\"/srv/with space\"\n",
+			files{"srv/a/deep": "", "srv/with space": ""},
 			[]string{"bind /srv/a", "bind /srv/with space"},
 		},
 		{
@@ -115,7 +119,8 @@ func TestServiceUses(t *testing.T) {
 		{"java", "ExecStart=/usr/bin/java -cp /opt/j/*:/opt/one.jar -jar /opt/app.jar\n", files{"usr/bin/java": program(), "opt/j/a.jar": "", "opt/j/no.txt": "", "opt/one.jar": "", "opt/app.jar": ""}, []string{"exec /usr/bin/java", "module /opt/j/a.jar", "module /opt/one.jar", "script /opt/app.jar"}},
 		{
 			"LD_PRELOAD and LD_LIBRARY_PATH of the unit", "Environment=LD_PRELOAD=/opt/pre.so \"LD_LIBRARY_PATH=/opt/l\"\nExecStart=/usr/sbin/daemon\n",
-			files{"opt/pre.so": lib("pre.so"), "opt/l/liba.so": lib("liba.so")}, []string{daemon, "soname /opt/l/liba.so", "soname /opt/pre.so"},
+			files{"opt/pre.so": lib("pre.so"), "opt/l/liba.so": lib("liba.so")},
+			[]string{daemon, "soname /opt/l/liba.so", "soname /opt/pre.so"},
 		},
 	}
 	for _, c := range cases {

@@ -19,7 +19,8 @@ import (
 // symlinks, absolute ones too, resolve inside it, and ".." stops at it. What
 // is absent gives an error that matches fs.ErrNotExist. A View remembers its
 // answers: it is good for one reading, make a new one after a change. It is
-// safe for concurrent use.
+// safe for concurrent use; the nodes that it gives are shared and not to be
+// changed.
 type View interface {
 	// ReadFile reads a regular file, following symlinks.
 	ReadFile(path string) ([]byte, error)
