@@ -62,7 +62,16 @@ func (d *disk) make(size int64) error {
 // Close unmounts and removes the file system.
 func (d *disk) Close() error {
 	var problems []error
-	if err := syscall.Unmount(d.Mount, 0); err != nil && !errors.Is(err, syscall.EINVAL) && !errors.Is(err, syscall.ENOENT) {
+	err := syscall.Unmount(d.Mount, 0)
+	// A mount namespace that is just being made (another machine boots) holds it for a moment.
+	for range 100 {
+		if !errors.Is(err, syscall.EBUSY) {
+			break
+		}
+		time.Sleep(100 * time.Millisecond)
+		err = syscall.Unmount(d.Mount, 0)
+	}
+	if err != nil && !errors.Is(err, syscall.EINVAL) && !errors.Is(err, syscall.ENOENT) {
 		problems = append(problems, fmt.Errorf("cannot unmount %s: %w", d.Mount, err))
 	}
 	if d.device != "" {

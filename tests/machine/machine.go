@@ -260,7 +260,7 @@ func findLeader(nspawn int) int {
 	tasks, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", nspawn))
 	for _, file := range tasks {
 		children, _ := os.ReadFile(file)
-		for _, child := range strings.Fields(string(children)) {
+		for child := range strings.FieldsSeq(string(children)) {
 			pid, _ := strconv.Atoi(child)
 			comm, _ := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
 			if ids := namespacePIDs(pid); len(ids) > 1 && ids[len(ids)-1] == 1 && strings.TrimSpace(string(comm)) == "systemd" {
@@ -277,7 +277,7 @@ func namespacePIDs(pid int) []int {
 	for line := range strings.Lines(string(status)) {
 		if rest, ok := strings.CutPrefix(line, "NSpid:"); ok {
 			var ids []int
-			for _, field := range strings.Fields(rest) {
+			for field := range strings.FieldsSeq(rest) {
 				id, _ := strconv.Atoi(field)
 				ids = append(ids, id)
 			}

@@ -234,9 +234,15 @@ func maskWords(mask uint32) string {
 		bit  uint32
 		word string
 	}{
-		{syscall.IN_MODIFY, "modify"}, {syscall.IN_ATTRIB, "attrib"}, {syscall.IN_CLOSE_WRITE, "close-write"},
-		{syscall.IN_CREATE, "create"}, {syscall.IN_DELETE, "delete"}, {syscall.IN_MOVED_FROM, "moved-from"},
-		{syscall.IN_MOVED_TO, "moved-to"}, {syscall.IN_MOVE_SELF, "move-self"}, {syscall.IN_DELETE_SELF, "delete-self"},
+		{syscall.IN_MODIFY, "modify"},
+		{syscall.IN_ATTRIB, "attrib"},
+		{syscall.IN_CLOSE_WRITE, "close-write"},
+		{syscall.IN_CREATE, "create"},
+		{syscall.IN_DELETE, "delete"},
+		{syscall.IN_MOVED_FROM, "moved-from"},
+		{syscall.IN_MOVED_TO, "moved-to"},
+		{syscall.IN_MOVE_SELF, "move-self"},
+		{syscall.IN_DELETE_SELF, "delete-self"},
 	}
 	var out []string
 	for _, w := range words {
