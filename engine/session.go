@@ -133,13 +133,21 @@ func ensureStateDir(k *sys.Kernel, root *sys.FD) (*sys.FD, error) {
 		return nil, err
 	}
 	// Writable in earnest: a read-only file system shows only when something is made.
-	probe, err := k.OpenAppend(dir, "index.lock")
+	probe, err := k.OpenAppend(dir, probeName)
 	if err != nil {
 		dir.Close()
 		return nil, err
 	}
-	return dir, probe.Close()
+	probe.Close()
+	if err := k.Unlink(dir, probeName); err != nil {
+		dir.Close()
+		return nil, err
+	}
+	return dir, nil
 }
+
+// probeName is made and removed to see that a directory can be written to.
+const probeName = "probe"
 
 func ensureRunDir(root string) (*sys.FD, error) {
 	name := filepath.Join(runDir, "cache", strings.ReplaceAll(strings.Trim(root, "/"), "/", "-")+"-root")
