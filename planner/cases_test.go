@@ -464,6 +464,15 @@ var cases = []struct {
 		s.unit("c.service", "Wants=a.service\n[Service]\nExecStart=/bin/b")
 		return s
 	}, "restart a.service, ~restart b.service"},
+	{"tree: what the manager's own library needs is PID 1's too", func() *scenario {
+		s := machine().tree().replace("/usr/lib/libz.so.1.3")
+		s.unit("systemd-journald.service", "[Service]\nExecStart=/usr/lib/systemd/systemd-journald",
+			change.Use{Path: "/usr/lib/systemd/systemd-journald", Kind: "exec"},
+			change.Use{Path: "/usr/lib/systemd/libsystemd-shared-257.so", Kind: "soname", Via: "/usr/lib/systemd/systemd-journald"},
+			change.Use{Path: "/usr/lib/libcrypto.so.3", Kind: "soname", Via: "/usr/lib/systemd/libsystemd-shared-257.so"},
+			change.Use{Path: "/usr/lib/libz.so.1.3", Kind: "soname", Via: "/usr/lib/libcrypto.so.3"})
+		return s
+	}, "restart systemd-journald.service, host daemon-reexec"},
 	{"tree: libc is PID 1's too", func() *scenario {
 		return machine().tree().replace(libc)
 	}, "host daemon-reexec"},

@@ -163,9 +163,15 @@ func (p *planning) use(u *unit, def *change.Unit, use change.Use) {
 		return // what lies in it has its own entries, and a bound folder stays the same one
 	}
 	p.raise(u, change.ActionRestart, change.Reason{Kind: use.Kind, Path: use.Path, Detail: chain(def, use.Path)})
-	if p.static && use.Kind == "soname" && managersOwn(use.Via) {
-		// The manager stands on the same library and is no unit itself.
-		p.needHost(change.ActionDaemonReexec, change.Reason{Kind: "pid1", Path: use.Path, Detail: "needed by " + path.Base(use.Via)})
+	if !p.static || use.Kind != "soname" {
+		return
+	}
+	for _, lib := range def.Chain(use.Path) {
+		if managersOwn(lib) {
+			// The manager stands on the same library and is no unit itself.
+			p.needHost(change.ActionDaemonReexec, change.Reason{Kind: "pid1", Path: use.Path, Detail: "needed by " + path.Base(lib)})
+			return
+		}
 	}
 }
 
