@@ -349,6 +349,19 @@ var cases = []struct {
 		s.unit("b.service", "").RequiredBy = []string{"docker.service"}
 		return s.maps("b.service", 4, "b", libssl)
 	}, "defer b.service"},
+	{"a restart stops what PropagatesStopTo= names, or restarts it before systemd 254", func() *scenario {
+		s := machine().replace(libssl)
+		s.unit("a.service", "").PropagatesStopTo = []string{"b.service"}
+		s.unit("b.service", "")
+		return s.maps("a.service", 4, "a", libssl)
+	}, "restart a.service, ~stop b.service"},
+	{"the same on systemd 252", func() *scenario {
+		s := machine().replace(libssl)
+		s.in.Facts.SystemdVersion = 252
+		s.unit("a.service", "").PropagatesStopTo = []string{"b.service"}
+		s.unit("b.service", "")
+		return s.maps("a.service", 4, "a", libssl)
+	}, "restart a.service, ~restart b.service"},
 	{"reload reaches what it propagates to", func() *scenario {
 		s := machine().replace("/etc/nginx/nginx.conf")
 		s.unit("nginx.service", nginxUnit).PropagatesReloadTo = []string{"side.service", "plain.service"}

@@ -11,11 +11,20 @@ import (
 
 // systemd's transaction for a stop or restart takes along what Requires,
 // Requisite, BindsTo or PartOf leads to it (src/core/transaction.c,
-// transaction_add_job_and_dependencies); PropagatesStopTo= works for stops. A
-// reload reaches PropagatesReloadTo= alone.
+// transaction_add_job_and_dependencies). PropagatesStopTo= passes a stop on,
+// and since systemd 254 it stops the other unit on a restart too, unless that
+// has a job of its own; before, the restart was passed on. A reload reaches
+// PropagatesReloadTo= alone.
 
-// step of a closure: who is reached, and from whom.
-type reachedFrom struct{ unit, from string }
+// gracefulStop is the first version in which a restart stops what
+// PropagatesStopTo= names.
+const gracefulStop = 254
+
+// reachedFrom is one step of a closure: who is reached, and from whom.
+type reachedFrom struct {
+	unit, from string
+	stop       bool // by a stop, whatever it began with
+}
 
 // propagate is step 9 of the package comment.
 func (p *planning) propagate() {
@@ -73,8 +82,12 @@ func (p *planning) carry(origin *verdict, r reachedFrom) {
 		return // it has a job of its own
 	}
 	detail := "its restart restarts this one"
-	if origin.stop {
+	switch {
+	case origin.stop:
 		detail = "it stops, and this one needs it"
+		v.stop = true
+	case r.stop:
+		detail = "its restart stops this one"
 		v.stop = true
 	}
 	v.deferred, v.propagated = false, true
@@ -106,17 +119,37 @@ func (p *planning) barred(name string) string {
 
 // closure is all that a unit's stop or restart takes along, nearest first.
 func (p *planning) closure(v *verdict, oldDeps, newDeps map[string][]string) []reachedFrom {
-	var out []reachedFrom
+	stop := v.stop || v.stopStart
 	seen := map[string]bool{v.unit: true}
-	queue := []string{v.unit}
-	for len(queue) > 0 {
-		from := queue[0]
-		queue = queue[1:]
-		for _, name := range p.dependsOn(from, v.stop || v.stopStart, oldDeps, newDeps) {
-			if !seen[name] {
-				seen[name] = true
-				queue = append(queue, name)
-				out = append(out, reachedFrom{name, from})
+	walk := func(start string, stop, note bool) (out []reachedFrom) {
+		queue := []string{start}
+		for len(queue) > 0 {
+			from := queue[0]
+			queue = queue[1:]
+			for _, name := range p.dependsOn(from, stop, oldDeps, newDeps) {
+				if !seen[name] {
+					seen[name] = true
+					queue = append(queue, name)
+					out = append(out, reachedFrom{name, from, note})
+				}
+			}
+		}
+		return out
+	}
+	out := walk(v.unit, stop, false)
+	if stop || p.facts.SystemdVersion < gracefulStop {
+		return out
+	}
+	for _, r := range append([]reachedFrom{{unit: v.unit}}, out...) {
+		u := p.running[r.unit]
+		if u == nil || u.state == nil {
+			continue
+		}
+		for _, n := range slices.Sorted(slices.Values(u.state.PropagatesStopTo)) {
+			if d := p.named(n); d != nil && !seen[d.name] {
+				seen[d.name] = true
+				out = append(out, reachedFrom{d.name, r.unit, true})
+				out = append(out, walk(d.name, true, true)...)
 			}
 		}
 	}
@@ -130,7 +163,7 @@ func (p *planning) dependsOn(name string, stop bool, oldDeps, newDeps map[string
 	u := p.running[name]
 	if u != nil && u.state != nil {
 		lists := [][]string{u.state.RequiredBy, u.state.RequisiteOf, u.state.BoundBy, u.state.ConsistsOf}
-		if stop {
+		if stop || p.facts.SystemdVersion < gracefulStop {
 			lists = append(lists, u.state.PropagatesStopTo)
 		}
 		for _, list := range lists {
@@ -222,7 +255,7 @@ func (p *planning) reloadReach(name string) []reachedFrom {
 			if d := p.named(n); d != nil && !seen[d.name] {
 				seen[d.name] = true
 				queue = append(queue, d.name)
-				out = append(out, reachedFrom{d.name, from})
+				out = append(out, reachedFrom{d.name, from, false})
 			}
 		}
 	}
