@@ -153,6 +153,7 @@ func (s *session) planSource(ctx context.Context, ev Events) (_ *planned, err er
 	p.plan.Source, p.plan.Name, p.plan.Version, p.plan.Sequence = s.req.Source, m.Name, m.Version, m.Sequence
 	p.plan.SignedBy = p.src.Signer()
 	p.plan.Signed = p.plan.SignedBy != ""
+	p.plan.Warnings = append(p.plan.Warnings, p.src.Warnings()...)
 	if !p.plan.Signed {
 		p.plan.Warnings = slices.Insert(p.plan.Warnings, 0, "the source is unsigned: nobody vouches for its content")
 	}
@@ -233,9 +234,16 @@ func (s *session) readHost(ctx context.Context, d *change.Delta, facts *change.F
 
 // readTrees loads what the old and the new tree say of their units.
 func (s *session) readTrees(ctx context.Context, in *change.Input, content *sys.FD, running bool) (err error) {
-	vols := make([]rootfs.Volume, 0, len(s.vols))
-	for _, v := range s.vols {
-		vols = append(vols, rootfs.Volume{Mount: v.Mount, Dir: v.Dir})
+	vols := s.rootVolumes()
+	if running {
+		// Generated and transient units, and drop-ins, lie in /run, which no file
+		// system of the root holds.
+		run, err := sys.OpenRoot("/run")
+		if err != nil {
+			return fmt.Errorf("cannot read the generated units: %w", err)
+		}
+		defer run.Close()
+		vols = append(vols, rootfs.Volume{Mount: "/run", Dir: run})
 	}
 	oldView := rootfs.Volumes(vols...)
 	newView := rootfs.Overlay(oldView, in.Delta, content)
@@ -273,17 +281,21 @@ func (s *session) readTrees(ctx context.Context, in *change.Input, content *sys.
 	return nil
 }
 
+func (s *session) rootVolumes() []rootfs.Volume {
+	vols := make([]rootfs.Volume, 0, len(s.vols)+1)
+	for _, v := range s.vols {
+		vols = append(vols, rootfs.Volume{Mount: v.Mount, Dir: v.Dir})
+	}
+	return vols
+}
+
 // dropAbsentChecks removes the validators whose program the new tree lacks,
 // and says so: a check that cannot run must not look as if it had passed.
 func (s *session) dropAbsentChecks(p *change.Plan, content *sys.FD, d *change.Delta) {
 	if len(p.Checks) == 0 {
 		return
 	}
-	vols := make([]rootfs.Volume, 0, len(s.vols))
-	for _, v := range s.vols {
-		vols = append(vols, rootfs.Volume{Mount: v.Mount, Dir: v.Dir})
-	}
-	view := rootfs.Overlay(rootfs.Volumes(vols...), d, content)
+	view := rootfs.Overlay(rootfs.Volumes(s.rootVolumes()...), d, content)
 	dropped := map[string]bool{}
 	p.Checks = slices.DeleteFunc(p.Checks, func(c change.Check) bool {
 		if findProgram(view, c.Argv[0]) {
