@@ -18,9 +18,9 @@ type chunk struct {
 	blob        []byte
 }
 
-func appendRecord(b, name []byte, n *change.Node) []byte {
-	b = binary.AppendUvarint(b, uint64(len(name)))
-	b = append(b, name...)
+func appendRecord[name []byte | string](b []byte, text name, n *change.Node) []byte {
+	b = binary.AppendUvarint(b, uint64(len(text)))
+	b = append(b, text...)
 	// The node's length stands before it and is seldom more than one byte.
 	at := len(b)
 	b = catalog.AppendNode(append(b, 0), n)
@@ -64,7 +64,18 @@ func (w *worker) closeChunk(p *pairing) {
 
 // record notes a node that is met by itself.
 func (w *worker) record(e *encounter, n *change.Node) {
-	w.chunks = append(w.chunks, chunk{e.dir, e.srcDir, appendRecord(nil, []byte(e.name), n)})
+	if w.loose.dir != e.dir || w.loose.srcDir != e.srcDir {
+		w.closeLoose()
+		w.loose.dir, w.loose.srcDir = e.dir, e.srcDir
+	}
+	w.loose.blob = appendRecord(w.loose.blob, e.name, n)
+}
+
+func (w *worker) closeLoose() {
+	if len(w.loose.blob) > 0 {
+		w.chunks = append(w.chunks, chunk{w.loose.dir, w.loose.srcDir, slices.Clone(w.loose.blob)})
+		w.loose.blob = w.loose.blob[:0]
+	}
 }
 
 // lacking gives the recorded paths that the source does not bring.

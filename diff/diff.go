@@ -241,8 +241,11 @@ func (c *comparison) walk(ctx context.Context, workers []*worker) error {
 // finish does steps 5 to 7.
 func (c *comparison) finish(ctx context.Context, workers []*worker) (*Result, error) {
 	w := workers[0]
-	for _, other := range workers[1:] {
-		w.found.merge(&other.found)
+	for _, other := range workers {
+		other.closeLoose()
+		if other != w {
+			w.merge(&other.found)
+		}
 	}
 	r := &Result{src: c.src, own: c.own, index: c.o.SourceIndex, chunks: w.chunks}
 	if c.signed {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -282,10 +283,7 @@ func TestCompareThreeWay(t *testing.T) {
 	past := newBed(t, build(t, "f etc/same x", "f etc/plain x", "f etc/mine x", "f etc/gone x", "f etc/obsolete x", "f etc/edited x",
 		"f etc/old.d/a x", "f etc/kept.d/a x", "f etc/vanished x"), t.TempDir(), whole())
 	past.source.whole = true
-	own.base = map[string]*change.Node{}
-	for p, n := range past.compare(t).BaseEntries(nil) {
-		own.base[p] = n
-	}
+	own.base = maps.Collect(past.compare(t).BaseEntries(nil))
 	r := b.compare(t)
 	want := []string{
 		"add /etc/mine.liveupd-new </etc/mine", "add /etc/new", "remove /etc/kept.d/a", "remove /etc/obsolete",

@@ -2,6 +2,7 @@ package diff
 
 import (
 	"bytes"
+	"maps"
 	"strings"
 
 	"github.com/liveupd/liveupd/change"
@@ -100,9 +101,7 @@ func installed(s, l *change.Node, op change.Op) *change.Node {
 		if !copied {
 			// The map may be the index's.
 			n.Xattrs = make(map[string][]byte, len(s.Xattrs)+1)
-			for k, v := range s.Xattrs {
-				n.Xattrs[k] = v
-			}
+			maps.Copy(n.Xattrs, s.Xattrs)
 			copied = true
 		}
 		n.Xattrs[key] = val

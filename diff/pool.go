@@ -151,14 +151,14 @@ func (p *pool) done(err error) {
 type worker struct {
 	*comparison
 	found
-	stat      sys.Stater
-	sl, ll    sys.Listing
-	sn, ln    change.Node
-	hash      hash.Hash
-	buf       []byte
-	targets   [2][]byte
-	blob      []byte // of the chunk under way
-	fileCount int64
+	stat    sys.Stater
+	sl, ll  sys.Listing
+	sn, ln  change.Node
+	hash    hash.Hash
+	buf     []byte
+	targets [2][]byte
+	blob    []byte // of the directory that is walked
+	loose   chunk  // of entries that are met by themselves, mostly many of one directory
 }
 
 // found is what a worker has found.

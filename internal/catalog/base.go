@@ -173,14 +173,11 @@ func (c *cursor) skip() {
 // not below want, and the number of that entry; b.n where there is none.
 func (b *Base) seek(want string) (cursor, int) {
 	// The last block that starts at or before want holds it.
-	block := sort.Search(len(b.starts), func(i int) bool {
+	block := max(0, sort.Search(len(b.starts), func(i int) bool {
 		c := cursor{r: reader{b: b.data[b.starts[i]:]}}
 		c.r.uvarint()
 		return string(c.r.bytes(c.r.uvarint())) > want
-	}) - 1
-	if block < 0 {
-		block = 0
-	}
+	})-1)
 	c := cursor{r: reader{b: b.data[b.starts[block]:]}}
 	for i := block * restart; i < b.n; i++ {
 		c.next()
