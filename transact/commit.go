@@ -64,6 +64,39 @@ func (m *mover) forward(do func(*journal.Op) error) error {
 			return err
 		}
 	}
+	return m.folderTimes(func(op *journal.Op) *journal.Object { return op.New })
+}
+
+// folderTimes puts back the mtime of each folder that moved itself: xfs sets it
+// when the folder's ".." changes. side gives what lies at the live path.
+func (m *mover) folderTimes(side func(*journal.Op) *journal.Object) error {
+	for i := range m.t.journal.Ops {
+		op := &m.t.journal.Ops[i]
+		want := side(op)
+		if op.Kind == journal.Member || op.Staged == "" || want == nil || want.Type != change.Directory || m.t.vols[op.Volume].dir == nil {
+			continue
+		}
+		m.dirs.trim()
+		s, err := m.spot(op)
+		if err != nil {
+			return err
+		}
+		f, err := sys.OpenAt(s.live, s.liveName, sys.OpenPath|sys.OpenNoLink, resolve)
+		if notHere(err) {
+			continue
+		}
+		if err != nil {
+			return named("change", op, err)
+		}
+		found, err := look(f, "")
+		if err == nil && same(want, found) && found.Mtime != want.Mtime {
+			err = m.t.s.k.SetMtimeFD(f, want.Mtime)
+		}
+		f.Close()
+		if err != nil {
+			return named("change", op, err)
+		}
+	}
 	return nil
 }
 
@@ -243,7 +276,11 @@ func (m *mover) reverse() error {
 				errs = append(errs, err)
 			}
 		}
+		if names {
+			errs = append(errs, m.folderTimes(func(op *journal.Op) *journal.Object { return op.Old }))
+		}
 	}
+	errs = slices.DeleteFunc(errs, func(err error) bool { return err == nil })
 	// The first few tell what is wrong; thousands of the same do not tell more.
 	return errors.Join(errs[:min(len(errs), 5)]...)
 }

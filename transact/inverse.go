@@ -173,6 +173,8 @@ func (iv *inverter) tree(dir *sys.FD, name, top string, deep bool, known func(p 
 		}
 		if want := known(p); want != nil && want.Type == n.Type && want.Size == n.Size && want.Mtime == n.MtimeNS {
 			n.Digest = want.Digest
+		} else if want != nil && want.Type == n.Type && n.IsDir() {
+			n.MtimeNS = want.Mtime // a file system may have set it when the folder moved
 		}
 		out[p] = n
 		return nil
