@@ -92,11 +92,16 @@ func New(t testing.TB, o Options) *Machine {
 func machinesDir() string { return filepath.Join(CacheDir(), "machines") }
 
 func (m *Machine) build() error {
-	if err := os.MkdirAll(m.dir, 0o700); err != nil {
+	// The folder gets its name when its lock is held: a sweep sees no free one.
+	fresh := filepath.Join(machinesDir(), "new-"+m.Name)
+	if err := os.MkdirAll(fresh, 0o700); err != nil {
 		return err
 	}
 	var err error
-	if m.lock, err = lockFile(filepath.Join(m.dir, "lock")); err != nil {
+	if m.lock, err = lockFile(filepath.Join(fresh, "lock")); err != nil {
+		return err
+	}
+	if err := os.Rename(fresh, m.dir); err != nil {
 		return err
 	}
 	root := filepath.Join(m.dir, "root")
