@@ -2,6 +2,7 @@ package nsmount
 
 import (
 	"bufio"
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -36,30 +37,42 @@ func testChild(args []string) error {
 				return err
 			}
 		}
-		fmt.Println(errnoName(checkUnprivileged(args[1])))
+		fmt.Fprintln(os.Stdout, errnoName(checkUnprivileged(args[1])))
 		return nil
+	case "view": // a program that does not end, in the view of a root without an update
+		r, err := Open(args[1], true)
+		if err != nil {
+			return err
+		}
+		v, err := OpenView(context.Background(), nil, ViewOptions{Root: r})
+		if err != nil {
+			return err
+		}
+		fmt.Fprintln(os.Stdout, "started")
+		_, err = v.Run(context.Background(), []string{"sleep", args[2]})
+		return err
 	case "count":
 		n, err := countMounts(args[1])
-		fmt.Println(n)
+		fmt.Fprintln(os.Stdout, n)
 		return err
 	}
-	fmt.Println("ready")
+	fmt.Fprintln(os.Stdout, "ready")
 	lines := bufio.NewScanner(os.Stdin)
 	for lines.Scan() {
 		verb, arg, _ := strings.Cut(lines.Text(), " ")
 		switch verb {
 		case "write":
-			fmt.Println(errnoName(tryWrite(arg)))
+			fmt.Fprintln(os.Stdout, errnoName(tryWrite(arg)))
 		case "mount":
-			fmt.Println(errnoName(syscall.Mount("liveupd-test", arg, "tmpfs", 0, "")))
+			fmt.Fprintln(os.Stdout, errnoName(syscall.Mount("liveupd-test", arg, "tmpfs", 0, "")))
 		case "umount":
-			fmt.Println(errnoName(syscall.Unmount(arg, 0)))
+			fmt.Fprintln(os.Stdout, errnoName(syscall.Unmount(arg, 0)))
 		case "mounted":
 			n, err := countMounts(arg)
 			if err != nil {
 				return err
 			}
-			fmt.Println(n)
+			fmt.Fprintln(os.Stdout, n)
 		case "start", "plainstart": // a child that counts what is mounted on arg
 			cmd, err := Command([]string{"child", "count", arg})
 			if err != nil {
@@ -80,7 +93,7 @@ func testChild(args []string) error {
 			}
 			for _, m := range mounts {
 				if m.Point == arg {
-					fmt.Println(m.Options)
+					fmt.Fprintln(os.Stdout, m.Options)
 					break
 				}
 			}
@@ -89,7 +102,7 @@ func testChild(args []string) error {
 			if err != nil {
 				return err
 			}
-			fmt.Println(link)
+			fmt.Fprintln(os.Stdout, link)
 		default:
 			return fmt.Errorf("no such verb: %s", verb)
 		}

@@ -33,12 +33,14 @@
 // The staged view (OpenView) is the root as it will be, in which programs that
 // validate a configuration run:
 //
-//  1. overlay A: the staged upper over the file system, mounted read-only, so
-//     that nothing is ever written into the upper. (It has to be A's upper
-//     and not a second lower: it lies inside the lower, which the kernel
-//     allows for an upper alone.)
-//  2. overlay B over A, writable, into a tmpfs that is thrown away: validators
-//     open their logs and pid files.
+//  1. overlay A: the file system alone, read-only.
+//  2. overlay B: the staged upper as a layer over A, both read-only, and over
+//     them a tmpfs that takes what is written and is thrown away: validators
+//     open their logs and pid files. Nothing is ever written into the staged
+//     upper. As the upper of an overlay it would get trusted.overlay.origin,
+//     .impure and .uuid attributes by being looked at, be the overlay mounted
+//     read-only or not. And directly over the file system it cannot be a
+//     lower layer, since it lies inside it (ELOOP): A stands between.
 //  3. The same for each file system of the root, and throwaway copies of the
 //     tmpfs and others that hide paths of it.
 //  4. Fresh /proc, /dev, /run and /tmp, a read-only /sys, nothing to be seen of

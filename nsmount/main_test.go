@@ -23,12 +23,11 @@ func TestMain(m *testing.M) {
 	}
 	if len(os.Args) > 2 && os.Args[1] == "child" {
 		if err := testChild(os.Args[2:]); err != nil {
-			fmt.Println(err)
-			os.Exit(1)
+			panic(err)
 		}
 		return
 	}
-	os.Exit(m.Run())
+	m.Run()
 }
 
 func needRoot(t *testing.T) {
@@ -196,22 +195,26 @@ type prober struct {
 
 // probe starts a prober; want is the errno of each try, 0 for success.
 func probe(t *testing.T, dir string, want syscall.Errno) *prober {
+	started := make(chan struct{})
 	p := &prober{stop: make(chan struct{}), ok: true}
 	p.wg.Go(func() {
 		for {
+			err := tryWrite(dir)
+			if p.n++; p.n == 1 {
+				close(started)
+			}
+			if want == 0 && err != nil || want != 0 && !errors.Is(err, want) {
+				p.ok, p.bad = false, err
+				return
+			}
 			select {
 			case <-p.stop:
 				return
 			default:
 			}
-			err := tryWrite(dir)
-			p.n++
-			if want == 0 && err != nil || want != 0 && !errors.Is(err, want) {
-				p.ok, p.bad = false, err
-				return
-			}
 		}
 	})
+	<-started
 	t.Cleanup(func() { p.end(t) })
 	return p
 }
@@ -228,9 +231,6 @@ func (p *prober) end(t *testing.T) {
 	p.wg.Wait()
 	if !p.ok {
 		t.Errorf("after %d tries a write ended with %v", p.n, p.bad)
-	}
-	if p.n == 0 {
-		t.Error("the prober never ran")
 	}
 }
 
@@ -249,9 +249,10 @@ func writeFD(dir *sys.FD) error {
 
 // helper is a test program in a mount namespace of its own, copied from ours.
 type helper struct {
-	cmd *exec.Cmd
-	in  *os.File
-	out *os.File
+	cmd    *exec.Cmd
+	in     *os.File
+	out    *os.File
+	killed bool // by the test: no error
 }
 
 func startHelper(t *testing.T, args ...string) *helper {
@@ -281,11 +282,11 @@ func startHelperAs(t *testing.T, cloneflags uintptr, args ...string) *helper {
 	}
 	inR.Close()
 	outW.Close()
-	h := &helper{cmd, inW, outR}
+	h := &helper{cmd: cmd, in: inW, out: outR}
 	t.Cleanup(func() {
 		h.in.Close()
 		h.out.Close()
-		if err := h.cmd.Wait(); err != nil {
+		if err := h.cmd.Wait(); err != nil && !h.killed {
 			t.Errorf("helper %v: %v", args, err)
 		}
 	})

@@ -10,7 +10,6 @@ import (
 	"os/exec"
 	"slices"
 	"strings"
-	"sync"
 	"syscall"
 	"time"
 
@@ -35,24 +34,25 @@ func (e *ExitError) Error() string {
 	return fmt.Sprintf("%s: exit status %d", e.Argv[0], e.Code)
 }
 
-// ViewUpper is what is staged for one volume: overlayfs's upper, in which
-// directories mirror the volume's and a character device 0:0 stands for a
-// removal, and an empty directory of the same file system for overlayfs's use.
+// ViewUpper is what is staged for one volume, in the form of overlayfs's
+// uppers: directories mirror the volume's, and a character device 0:0 stands
+// for a removal.
 type ViewUpper struct {
 	Mount string // the volume's
 	Up    *sys.FD
-	Work  *sys.FD
+	// Work is an empty directory beside Up. The view leaves it alone, since it
+	// writes nothing there; it may be nil.
+	Work *sys.FD
 }
 
 // ViewOptions says what is seen: the root with the uppers over its volumes.
 type ViewOptions struct {
-	Root   *Root // writable where there is an upper
+	Root   *Root
 	Uppers []ViewUpper
 }
 
 // View is the root as it will be after the commit.
 type View struct {
-	mu   sync.Mutex // the kernel leaves it undefined what two overlays with one upper do
 	spec viewSpec
 }
 
@@ -66,7 +66,7 @@ type viewSpec struct {
 type viewVolume struct {
 	Mount    string
 	Dev, Ino uint64 // of its root directory: the child opens it anew, by path
-	Up, Work string // from there; "" for no upper
+	Up       string // from there; "" for no upper
 }
 
 // viewResult is what the child answers.
@@ -116,10 +116,7 @@ func describe(o ViewOptions, vol *volume) (viewVolume, error) {
 	if i < 0 {
 		return vv, nil
 	}
-	if vv.Up, err = below(o.Root, vol, o.Uppers[i].Up); err != nil {
-		return vv, err
-	}
-	vv.Work, err = below(o.Root, vol, o.Uppers[i].Work)
+	vv.Up, err = below(o.Root, vol, o.Uppers[i].Up)
 	return vv, err
 }
 
@@ -170,8 +167,6 @@ func (v *View) Run(ctx context.Context, argv []string) ([]byte, error) {
 func (v *View) Close() error { return nil }
 
 func (v *View) run(ctx context.Context, argv []string) ([]byte, error) {
-	v.mu.Lock()
-	defer v.mu.Unlock()
 	spec := v.spec
 	spec.Argv = argv
 	msg, err := json.Marshal(spec)

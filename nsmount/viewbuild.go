@@ -20,7 +20,7 @@ type builder struct {
 	k      *sys.Kernel // nil: the mounts vanish with this process
 	spec   *viewSpec
 	root   *Root
-	upper  []*sys.FD // a second copy of each volume, to be written to; nil without an upper
+	upper  []*sys.FD // a second copy of each volume, for its staged upper; nil without one
 	copies []coverCopy
 	run    *sys.FD // the live /run, nil without one
 	conf   *resolvConf
@@ -30,9 +30,10 @@ type builder struct {
 
 // coverCopy is a copy of a mount that hides paths of a volume.
 type coverCopy struct {
-	point string
-	tree  *sys.FD
-	isDir bool
+	point  string
+	fstype string
+	tree   *sys.FD
+	isDir  bool
 }
 
 // ownMounts are made afresh: what the live root has there is not shown.
@@ -104,7 +105,7 @@ func (b *builder) openCover(c *cover) error {
 	if err != nil {
 		return err
 	}
-	b.copies = append(b.copies, coverCopy{c.point, tree, n.IsDir()})
+	b.copies = append(b.copies, coverCopy{c.point, c.mount.FSType, tree, n.IsDir()})
 	return nil
 }
 
@@ -157,33 +158,38 @@ func scratchPoint() (*sys.FD, error) {
 // addVolume mounts overlays A and B of one volume at its place.
 func (b *builder) addVolume(i int) error {
 	vol, spec := b.root.vols[i], b.spec.Volumes[i]
+	if err := b.k.SetMountAttr(vol.tree, sys.MountReadOnly, 0); err != nil {
+		return err
+	}
 	lower, err := b.attach("l", i, vol.tree)
 	if err != nil {
 		return err
 	}
-	if err := b.k.SetMountAttr(vol.tree, sys.MountReadOnly, 0); err != nil {
-		return err
-	}
+	looks := lower
 	if b.upper[i] != nil {
-		if err := b.k.SetMountAttr(b.upper[i], 0, sys.MountReadOnly); err != nil {
+		if err := b.k.SetMountAttr(b.upper[i], sys.MountReadOnly, 0); err != nil {
 			return err
 		}
-		dir, err := b.attach("u", i, b.upper[i])
+		up, err := b.attach("u", i, b.upper[i])
 		if err != nil {
 			return err
 		}
-		// Read-only as a file system and not just as a mount, so that
-		// nothing at all makes it write.
-		staged, err := b.overlay(vol.FSType, sys.Option{Key: "lowerdir", Value: lower},
-			sys.Option{Key: "upperdir", Value: dir + "/" + spec.Up}, sys.Option{Key: "workdir", Value: dir + "/" + spec.Work}, sys.Option{Key: "ro"})
+		// One layer alone makes no read-only overlay: an empty one joins it.
+		none := "e" + strconv.Itoa(i)
+		if err := os.Mkdir(none, 0o700); err != nil {
+			return err
+		}
+		live, err := b.overlay(vol.FSType, sys.Option{Key: "lowerdir", Value: lower + ":" + none})
 		if err != nil {
 			return err
 		}
-		if lower, err = b.attach("a", i, staged); err != nil {
+		if lower, err = b.attach("a", i, live); err != nil {
 			return err
 		}
+		looks = up + "/" + spec.Up
+		lower = looks + ":" + lower
 	}
-	top, err := b.throwaway(i, lower, vol.FSType)
+	top, err := b.throwaway(i, lower, looks, vol.FSType)
 	if err != nil {
 		return err
 	}
@@ -198,16 +204,17 @@ func (b *builder) addVolume(i int) error {
 	return b.mountAt(top, spec.Mount)
 }
 
-// throwaway mounts overlay B over lower: writable, into the scratch tmpfs.
-func (b *builder) throwaway(i int, lower, fstype string) (*sys.FD, error) {
+// throwaway mounts overlay B over the layers lower: writable, into the scratch
+// tmpfs. Its root directory looks like looks.
+func (b *builder) throwaway(i int, lower, looks, fstype string) (*sys.FD, error) {
 	dir := "t" + strconv.Itoa(i)
 	for _, d := range []string{dir, dir + "/up", dir + "/work"} {
 		if err := os.Mkdir(d, 0o755); err != nil {
 			return nil, err
 		}
 	}
-	// The overlay's root directory looks like its upper's.
-	if err := copyOwner(lower, dir+"/up"); err != nil {
+	// An overlay's root directory is its upper's.
+	if err := copyOwner(looks, dir+"/up"); err != nil {
 		return nil, err
 	}
 	return b.overlay(fstype, sys.Option{Key: "lowerdir", Value: lower},
@@ -230,8 +237,7 @@ func copyOwner(from, to string) error {
 // *UnsupportedError: no overlay at all (ENODEV), a layer that is no good for
 // one, or a root that is an overlay itself and leaves no depth for two more (EINVAL).
 func (b *builder) overlay(fstype string, opts ...sys.Option) (*sys.FD, error) {
-	// Staged directories carry no redirects, and an index would be written
-	// into the upper's file system.
+	// Staged directories carry no redirects, and hold whole files.
 	opts = append(opts, sys.Option{Key: "redirect_dir", Value: "nofollow"}, sys.Option{Key: "metacopy", Value: "off"},
 		sys.Option{Key: "index", Value: "off"}, sys.Option{Key: "xino", Value: "off"})
 	fd, err := b.k.NewMount("overlay", sys.MountNoSuid|sys.MountNoDev, opts...)
@@ -299,7 +305,7 @@ func (b *builder) addCover(i int, c coverCopy) error {
 	if err != nil {
 		return err
 	}
-	top, err := b.throwaway(i, lower, "")
+	top, err := b.throwaway(i, lower, lower, c.fstype)
 	if _, ok := errors.AsType[*UnsupportedError](err); ok {
 		from, err := sys.OpenMount(nil, lower, true, false)
 		if err != nil {

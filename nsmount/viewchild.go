@@ -35,7 +35,7 @@ func ChildMain() bool {
 		}
 	}
 	if err := json.NewEncoder(result).Encode(res); err != nil {
-		os.Exit(1)
+		fmt.Fprintln(os.Stderr, err) // nobody is left to read it but perhaps a log
 	}
 	return true
 }
@@ -57,7 +57,7 @@ func childRun(spec *os.File) (viewResult, error) {
 	// runs here ends with this process.
 	go func() {
 		_, _ = io.Copy(io.Discard, spec)
-		os.Exit(1)
+		os.Exit(1) //nolint:forbidigo // nothing to clean up: the kernel ends the namespaces with process 1
 	}()
 	syscall.Umask(0)
 	b, err := newBuilder(&s)
