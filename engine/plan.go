@@ -175,7 +175,7 @@ func (s *session) rulesOptions(whole bool, owns, never []string, base *catalog.B
 func (s *session) diffOptions(ev Events) diff.Options {
 	o := diff.Options{
 		Live: s.vols[0].Dir, Index: s.liveIndex, AllowRemovals: s.req.AllowRemovals, Mounts: s.root.Covered(),
-		Progress: func(files, bytes int64) { ev.progress("reading", files, 0, "files", "") },
+		Progress: func(files, _ int64) { ev.progress("reading", files, 0, "files", "") },
 	}
 	for _, v := range s.vols {
 		o.Volumes = append(o.Volumes, diff.Volume{Mount: v.Mount, Dir: v.Dir})

@@ -171,7 +171,6 @@ func relay(from io.Reader, to io.Writer, ev Events) (result any, got bool, err e
 				ev.emit(r)
 			}
 		case "result":
-			got = true
 			if result, err = decodeResult(m.Type, m.Value); err != nil {
 				return nil, true, err
 			}

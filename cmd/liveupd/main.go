@@ -72,7 +72,6 @@ type options struct {
 	json    bool
 	yes     bool
 	verbose bool
-	config  string
 
 	ran  bool // flags were parsed and a verb began
 	code int  // what to exit with when there is no error
@@ -90,7 +89,7 @@ update or none of it, and it can take it back without a reboot.
 Start with:   liveupd apply --plan --source tree:DIR
 ` + exitHelp,
 		SilenceErrors: true, SilenceUsage: true,
-		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
+		PersistentPreRunE: func(*cobra.Command, []string) error {
 			o.ran = true
 			return nil
 		},
