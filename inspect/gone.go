@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"path"
+	"slices"
 	"strings"
 
 	"github.com/liveupd/liveupd/change"
@@ -22,14 +23,7 @@ type goneFile struct {
 // survives tells whether the inode keeps names that do not change.
 func (f *goneFile) survives() bool { return int(f.nlink) > len(f.paths) }
 
-func (f *goneFile) has(name string) bool {
-	for _, p := range f.paths {
-		if p == name {
-			return true
-		}
-	}
-	return false
-}
+func (f *goneFile) has(name string) bool { return slices.Contains(f.paths, name) }
 
 // goneFiles gathers the files by what stat calls them.
 func goneFiles(d *change.Delta) map[change.InodeKey]*goneFile {

@@ -304,15 +304,12 @@ func passedOver(name string) bool {
 // MOUNT/.liveupd/tx/ID/DIRECTORY/PATH, for one that is no longer kept.
 func originalPath(name string) (string, bool) {
 	const mark = "/.liveupd/tx/"
-	i := strings.Index(name, mark)
-	if i < 0 {
+	mount, rest, ok := strings.Cut(name, mark)
+	f := strings.SplitN(rest, "/", 3)
+	if !ok || len(f) < 3 || f[2] == "" {
 		return "", false
 	}
-	f := strings.SplitN(name[i+len(mark):], "/", 3)
-	if len(f) < 3 || f[2] == "" {
-		return "", false
-	}
-	return name[:i] + "/" + f[2], true
+	return mount + "/" + f[2], true
 }
 
 // programDirectory tells whether programs and libraries live there.

@@ -325,16 +325,17 @@ func (r *run) watch(ctx context.Context, active []*target, around map[string]*ch
 	var verdicts map[string]verdict
 	for {
 		verdicts = r.look(ctx, healthy, around)
-		bad, pending := false, false
+		// Also where one has failed already: of the others too it is to be
+		// known how they are.
+		pending := false
 		for _, v := range verdicts {
-			bad = bad || v.result == failed
 			pending = pending || v.pending
 		}
 		left := time.Until(deadline)
 		if pending && left <= 0 && time.Since(deadline) < r.o.JobTimeout {
 			left = pause // still on its way: its own timeout ends it
 		}
-		if bad || left <= 0 {
+		if left <= 0 {
 			break
 		}
 		time.Sleep(min(pause, left))

@@ -115,13 +115,17 @@ func TestInsideFailureAndInverse(t *testing.T) {
 		t.Errorf("a reload restarted the unit: %+v", u)
 	}
 
+	// A unit whose step was done dies before the inverse.
+	if ends, _ := m.Do(t.Context(), []systemd.Job{{Kind: systemd.JobStop, Unit: "lu-ok.service"}}); ends[0].Err != nil {
+		t.Fatal(ends[0].Err)
+	}
 	m.write("lu-bad.service", sleeper)
 	m.write("lu-loop.service", sleeper)
 	undone, err := restart.Run(t.Context(), m, restart.Inverse(results), restart.Options{Settle: 300 * time.Millisecond})
 	if err != nil {
 		t.Errorf("the inverse: %+v, %v", undone, err)
 	}
-	for _, name := range []string{"lu-bad.service", "lu-loop.service"} {
+	for _, name := range []string{"lu-bad.service", "lu-loop.service", "lu-ok.service"} {
 		if u := m.state(name); u.ActiveState != "active" || u.NRestarts != 0 {
 			t.Errorf("%s after the inverse: %+v", name, u)
 		}

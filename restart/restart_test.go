@@ -85,7 +85,7 @@ func (r *recorder) Reexec(context.Context) error {
 	return r.reloadErr
 }
 
-func (r *recorder) ResetFailed(_ context.Context, unit string) error { return nil }
+func (r *recorder) ResetFailed(context.Context, string) error { return nil }
 
 func (r *recorder) Journal(_ context.Context, unit, _ string, lines int) string {
 	return fmt.Sprintf("%d lines of %s", lines, unit)
@@ -431,7 +431,7 @@ func TestInverse(t *testing.T) {
 	}
 	want := []string{
 		"stop h.service", "stop new.service", "restart g.service", "start g.service", "restart f.service", "start f.service",
-		"restart a.service", "reload n.service", "daemon-reload systemd", "start old.service",
+		"restart a.service", "start a.service", "reload n.service", "start n.service", "daemon-reload systemd", "start old.service",
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("Inverse() (-want +got):\n%s", diff)

@@ -271,8 +271,7 @@ func (c *Conn) Reexec(ctx context.Context) error {
 
 // goneAway tells whether an error means that the peer went away.
 func goneAway(err error) bool {
-	var derr dbus.Error
-	if errors.As(err, &derr) {
+	if derr, ok := errors.AsType[dbus.Error](err); ok {
 		return derr.Name == "org.freedesktop.DBus.Error.NoReply" || derr.Name == "org.freedesktop.DBus.Error.Disconnected"
 	}
 	return true // not an answer of the peer: the transport broke

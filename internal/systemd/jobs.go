@@ -189,8 +189,7 @@ var (
 
 func enqueueError(j Job, err error) error {
 	cause := err
-	var derr dbus.Error
-	if errors.As(err, &derr) {
+	if derr, ok := errors.AsType[dbus.Error](err); ok {
 		text := derr.Error()
 		kinds := map[string]error{
 			service + ".NoSuchUnit":                     ErrNoSuchUnit,

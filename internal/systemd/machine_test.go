@@ -303,11 +303,11 @@ func TestInsideJournal(t *testing.T) {
 	if !strings.Contains(got, "some words") {
 		t.Errorf("Journal() = %q", got)
 	}
-	got = c.Journal(t.Context(), "lu-talk.service", strconv.FormatInt((since).UnixMicro(), 10), 10)
+	got = c.Journal(t.Context(), "lu-talk.service", strconv.FormatInt(since.UnixMicro(), 10), 10)
 	if !strings.Contains(got, "some words") {
 		t.Errorf("Journal(since %v) = %q", since, got)
 	}
-	if got := c.Journal(t.Context(), "lu-talk.service", strconv.FormatInt((time.Now().Add(time.Hour)).UnixMicro(), 10), 10); strings.Contains(got, "some words") {
+	if got := c.Journal(t.Context(), "lu-talk.service", strconv.FormatInt(time.Now().Add(time.Hour).UnixMicro(), 10), 10); strings.Contains(got, "some words") {
 		t.Errorf("Journal(since an hour ahead) = %q", got)
 	}
 }

@@ -59,8 +59,7 @@ func (c *Conn) StartTransient(ctx context.Context, t Transient) (*Running, error
 	if descriptors && refusesDescriptors(err) {
 		err = l.startTransient(ctx, t, false)
 	}
-	var failed *startJobError
-	if errors.As(err, &failed) && r.ran() {
+	if _, failed := errors.AsType[*startJobError](err); failed && r.ran() {
 		err = nil
 	}
 	if err != nil {
@@ -165,8 +164,8 @@ func verbatim(argv []string) []string {
 // refusesDescriptors tells whether a start failed because this systemd does
 // not take descriptors.
 func refusesDescriptors(err error) bool {
-	var derr dbus.Error
-	return errors.As(err, &derr) && (derr.Name == "org.freedesktop.DBus.Error.PropertyReadOnly" ||
+	derr, ok := errors.AsType[dbus.Error](err)
+	return ok && (derr.Name == "org.freedesktop.DBus.Error.PropertyReadOnly" ||
 		derr.Name == "org.freedesktop.DBus.Error.UnknownProperty")
 }
 

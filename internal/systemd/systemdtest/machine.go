@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -221,8 +222,8 @@ func removeGroups(group string) {
 			}
 			return nil
 		})
-		for i := len(dirs) - 1; i >= 0; i-- {
-			_ = syscall.Rmdir(dirs[i])
+		for _, dir := range slices.Backward(dirs) {
+			_ = syscall.Rmdir(dir)
 		}
 		if _, err := os.Stat(group); err != nil {
 			return
