@@ -541,7 +541,9 @@ func TestCompareSocketAndSkip(t *testing.T) {
 // A second comparison reads nothing, and sees what changed since.
 func TestCompareIndex(t *testing.T) {
 	t.Parallel()
-	b := newBed(t, build(t, "f a/x 1", "f a/y 1", "l a/l x"), build(t, "f a/x 1", "f a/y 2", "l a/l x"), listed())
+	b := newBed(t, build(t, "f a/x 1", "f a/y 1", "l a/l x", "l a/k x", "f a/m 1", "f a/w 1 600"),
+		build(t, "f a/x 1", "f a/y 2", "l a/l x", "l a/k y", "f a/m 1", "f a/w 1"), listed())
+	setMtime(t, b.live, "a/m", old.UnixNano()+1)
 	if err := syscall.Setxattr(filepath.Join(b.live, "a/x"), "user.liveupd.x", []byte("1"), 0); err != nil {
 		t.Skipf("no user attributes here: %v", err)
 	}
@@ -560,8 +562,8 @@ func TestCompareIndex(t *testing.T) {
 		return out
 	}
 	time.Sleep(2100 * time.Millisecond) // what is younger is racy, and not stored
-	want := []string{"replace /a/y content"}
-	for i, bytes := range []int64{4, 0, 0} {
+	want := []string{"replace /a/k content", "metadata /a/m mtime", "metadata /a/w mode", "replace /a/y content"}
+	for i, bytes := range []int64{8, 0, 0} {
 		if diff := cmp.Diff(want, run()); diff != "" {
 			t.Errorf("run %d (-want +got):\n%s", i, diff)
 		}
@@ -571,7 +573,7 @@ func TestCompareIndex(t *testing.T) {
 	}
 	// Same size, same mtime: only the ctime tells.
 	extend(t, b.live, "f a/x 3")
-	want = []string{"replace /a/x content", "replace /a/y content"}
+	want = slices.Insert(want, 3, "replace /a/x content")
 	if diff := cmp.Diff(want, run()); diff != "" {
 		t.Errorf("after a change (-want +got):\n%s", diff)
 	}
