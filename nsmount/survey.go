@@ -62,13 +62,24 @@ var imageTypes = []string{"squashfs", "erofs", "iso9660", "udf", "cramfs", "romf
 // Without CAP_SYS_ADMIN, and unless live, the directory itself is opened as the
 // one volume; then every mount inside is covered.
 func Open(root string, live bool) (*Root, error) {
-	r := &Root{live: live}
-	if err := r.survey(root); err != nil {
+	for try := 1; ; try++ {
+		r := &Root{live: live}
+		err := r.survey(root)
+		if err == nil {
+			return r, nil
+		}
 		r.Close()
-		return nil, fmt.Errorf("cannot open the file systems of %s: %w", root, err)
+		if !errors.Is(err, errChanged) || try == maxTries {
+			return nil, fmt.Errorf("cannot open the file systems of %s: %w", root, err)
+		}
 	}
-	return r, nil
 }
+
+// errChanged: a mount went or came between the reading of mountinfo and its
+// opening. Disks and containers do that at any time: it is read again.
+var errChanged = errors.New("the mounts changed meanwhile")
+
+const maxTries = 10
 
 func (r *Root) survey(root string) error {
 	at, err := sys.OpenMount(nil, root, false, true)
@@ -192,6 +203,9 @@ func mayBeVolume(point string, m *sys.Mount) bool {
 // shows already, or a part of a subvolume.
 func (r *Root) addInner(point string, m sys.Mount) (bool, error) {
 	at, err := sys.OpenMount(nil, r.hostPath(point), false, false)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, fmt.Errorf("%s: %w", point, errChanged)
+	}
 	if err != nil {
 		return false, err
 	}
@@ -201,7 +215,7 @@ func (r *Root) addInner(point string, m sys.Mount) (bool, error) {
 		return false, err
 	}
 	if id != m.ID {
-		return false, fmt.Errorf("the mount on %s changed meanwhile", point)
+		return false, fmt.Errorf("%s: %w", point, errChanged)
 	}
 	n, err := at.Stat()
 	if err != nil {

@@ -365,6 +365,29 @@ func TestViewUnsupported(t *testing.T) {
 	}
 }
 
+// Disks come and go while a view is used; what is staged has to stay.
+func TestViewMountsChange(t *testing.T) {
+	m := newMachine(t)
+	disk := loop(t, image(t, "ext4"))
+	v := m.view(t)
+	mkdir(t, m.dir+"/var/log/disk")
+	run(t, "mount", disk, m.dir+"/var/log/disk")
+	run(t, "mount", disk, m.dir+"/tmp")
+	script := []string{"sh", "-c", "cat /etc/app/conf /var/lib/state"}
+	for _, when := range []string{"with a disk more", "with a disk less"} {
+		if out, err := v.Run(t.Context(), script); err != nil || string(out) != "newnew" {
+			t.Errorf("%s: Run() = %q, %v", when, out, err)
+		}
+		if when == "with a disk more" {
+			run(t, "umount", m.dir+"/var/log/disk", m.dir+"/tmp")
+		}
+	}
+	mount(t, m.dir+"/var", "-t", "tmpfs", "tmpfs")
+	if _, err := v.Run(t.Context(), script); err == nil || !strings.Contains(err.Error(), "/var") {
+		t.Errorf("with another /var: %v; want a refusal", err)
+	}
+}
+
 // The machine that the tests run on has a view too, whatever is mounted there.
 func TestViewOfThisMachine(t *testing.T) {
 	needRoot(t)

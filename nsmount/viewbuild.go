@@ -20,12 +20,19 @@ type builder struct {
 	k      *sys.Kernel // nil: the mounts vanish with this process
 	spec   *viewSpec
 	root   *Root
-	upper  []*sys.FD // a second copy of each volume, for its staged upper; nil without one
+	upper  []staged // of each volume
 	copies []coverCopy
 	run    *sys.FD // the live /run, nil without one
 	conf   *resolvConf
 	sysfs  *sys.FD // a copy of the live /sys
 	view   *sys.FD // the root of the view
+}
+
+// staged is a second copy of a volume and the staged upper in it; both are
+// zero where nothing is staged.
+type staged struct {
+	tree *sys.FD
+	up   string
 }
 
 // coverCopy is a copy of a mount that hides paths of a volume.
@@ -54,25 +61,8 @@ func newBuilder(s *viewSpec) (*builder, error) {
 	if b.root, err = Open(s.Path, true); err != nil {
 		return nil, err
 	}
-	if len(b.root.vols) != len(s.Volumes) {
-		return nil, errors.New("the file systems of the root changed meanwhile")
-	}
-	for i, v := range b.root.vols {
-		want := s.Volumes[i]
-		n, err := v.Dir.Stat()
-		if err != nil {
-			return nil, err
-		}
-		if v.Mount != want.Mount || n.Dev != want.Dev || n.Ino != want.Ino {
-			return nil, fmt.Errorf("the file system on %s changed meanwhile", want.Mount)
-		}
-		var second *sys.FD
-		if want.Up != "" {
-			if second, err = sys.OpenMount(nil, b.root.hostPath(v.Mount), true, false); err != nil {
-				return nil, err
-			}
-		}
-		b.upper = append(b.upper, second)
+	if err := b.openUppers(); err != nil {
+		return nil, err
 	}
 	for _, c := range b.root.covered {
 		if err := b.openCover(&c); err != nil {
@@ -85,6 +75,37 @@ func newBuilder(s *viewSpec) (*builder, error) {
 	b.conf = readResolvConf(b.root)
 	b.sysfs, err = sys.OpenMount(nil, "/sys", true, true)
 	return b, err
+}
+
+// openUppers finds the volumes with an upper among those that are there now.
+// Others may have come and gone: disks do.
+func (b *builder) openUppers() error {
+	b.upper = make([]staged, len(b.root.vols))
+	for _, want := range b.spec.Volumes {
+		i := slices.IndexFunc(b.root.vols, func(v *volume) bool { return v.Mount == want.Mount })
+		if i < 0 && want.Up == "" {
+			continue
+		}
+		if i < 0 {
+			return fmt.Errorf("the file system on %s was unmounted meanwhile", want.Mount)
+		}
+		n, err := b.root.vols[i].Dir.Stat()
+		if err != nil {
+			return err
+		}
+		same := n.Dev == want.Dev && n.Ino == want.Ino
+		switch {
+		case !same && (want.Up != "" || want.Mount == "/"):
+			return fmt.Errorf("another file system was mounted on %s meanwhile", want.Mount)
+		case want.Up == "":
+			continue
+		}
+		b.upper[i].up = want.Up
+		if b.upper[i].tree, err = sys.OpenMount(nil, b.root.hostPath(want.Mount), true, false); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (b *builder) openCover(c *cover) error {
@@ -126,13 +147,13 @@ func (b *builder) build() error {
 	if err := os.Chdir(at.Name()); err != nil {
 		return err
 	}
-	for i := range b.spec.Volumes {
+	for i := range b.root.vols {
 		if err := b.addVolume(i); err != nil {
-			return fmt.Errorf("cannot show %s: %w", b.spec.Volumes[i].Mount, err)
+			return fmt.Errorf("cannot show %s: %w", b.root.vols[i].Mount, err)
 		}
 	}
 	for i, c := range b.copies {
-		if err := b.addCover(len(b.spec.Volumes)+i, c); err != nil {
+		if err := b.addCover(len(b.root.vols)+i, c); err != nil {
 			return fmt.Errorf("cannot show %s: %w", c.point, err)
 		}
 	}
@@ -157,7 +178,7 @@ func scratchPoint() (*sys.FD, error) {
 
 // addVolume mounts overlays A and B of one volume at its place.
 func (b *builder) addVolume(i int) error {
-	vol, spec := b.root.vols[i], b.spec.Volumes[i]
+	vol, upper := b.root.vols[i], b.upper[i]
 	if err := b.k.SetMountAttr(vol.tree, sys.MountReadOnly, 0); err != nil {
 		return err
 	}
@@ -166,11 +187,11 @@ func (b *builder) addVolume(i int) error {
 		return err
 	}
 	looks := lower
-	if b.upper[i] != nil {
-		if err := b.k.SetMountAttr(b.upper[i], sys.MountReadOnly, 0); err != nil {
+	if upper.tree != nil {
+		if err := b.k.SetMountAttr(upper.tree, sys.MountReadOnly, 0); err != nil {
 			return err
 		}
-		up, err := b.attach("u", i, b.upper[i])
+		up, err := b.attach("u", i, upper.tree)
 		if err != nil {
 			return err
 		}
@@ -186,14 +207,14 @@ func (b *builder) addVolume(i int) error {
 		if lower, err = b.attach("a", i, live); err != nil {
 			return err
 		}
-		looks = up + "/" + spec.Up
+		looks = up + "/" + upper.up
 		lower = looks + ":" + lower
 	}
 	top, err := b.throwaway(i, lower, looks, vol.FSType)
 	if err != nil {
 		return err
 	}
-	if spec.Mount == "/" {
+	if vol.Mount == "/" {
 		name, err := b.attach("v", i, top)
 		if err != nil {
 			return err
@@ -201,7 +222,7 @@ func (b *builder) addVolume(i int) error {
 		b.view, err = sys.OpenRoot(name)
 		return err
 	}
-	return b.mountAt(top, spec.Mount)
+	return b.mountAt(top, vol.Mount)
 }
 
 // throwaway mounts overlay B over the layers lower: writable, into the scratch
@@ -245,7 +266,7 @@ func (b *builder) overlay(fstype string, opts ...sys.Option) (*sys.FD, error) {
 		if errors.Is(err, errno) {
 			return nil, fmt.Errorf("%w: %w", &UnsupportedError{
 				Feature: fmt.Sprintf("the staged view over %s (%v)", fstype, err),
-				Needs:   "overlayfs, and a root that is at most one overlay deep less than its limit of two",
+				Needs:   "overlayfs, on a root that is no overlay itself",
 			}, err)
 		}
 	}
@@ -322,7 +343,7 @@ func (b *builder) addCover(i int, c coverCopy) error {
 // maskOwn hides what liveupd keeps on each volume: old set-id programs and new
 // secrets lie there.
 func (b *builder) maskOwn() error {
-	for _, v := range b.spec.Volumes {
+	for _, v := range b.root.vols {
 		err := b.freshAt(path.Join(v.Mount, ".liveupd"), "tmpfs", sys.MountReadOnly|sys.MountNoSuid|sys.MountNoDev|sys.MountNoExec, false,
 			sys.Option{Key: "mode", Value: "0700"}, sys.Option{Key: "size", Value: "4k"})
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
