@@ -21,11 +21,12 @@ type mover struct {
 	members map[string]*journal.Op
 	// children counts the new members directly in each folder.
 	children map[string]int
+	below    map[side]int
 	mounts   []string
 }
 
 func (t *Tx) mover() *mover {
-	m := &mover{t: t, dirs: newDirs(), members: map[string]*journal.Op{}, children: map[string]int{}}
+	m := &mover{t: t, dirs: newDirs(), members: map[string]*journal.Op{}, children: map[string]int{}, below: map[side]int{}}
 	for i := range t.vols {
 		m.mounts = append(m.mounts, t.vols[i].mount)
 	}
@@ -37,6 +38,7 @@ func (t *Tx) mover() *mover {
 			}
 		}
 	}
+	m.countBelow()
 	return m
 }
 

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"path"
 	"slices"
 	"time"
@@ -139,9 +140,7 @@ func (p *preparer) op(it *item) error {
 
 func cloneWith(m map[string][]byte, key string, val []byte) map[string][]byte {
 	out := make(map[string][]byte, len(m)+1)
-	for k, v := range m {
-		out[k] = v
-	}
+	maps.Copy(out, m)
 	out[key] = val
 	return out
 }

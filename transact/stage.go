@@ -40,6 +40,9 @@ func (t *Tx) Stage(ctx context.Context, d *change.Delta, src *sys.FD, progress f
 		if err := t.makeDir(i); err != nil {
 			return err
 		}
+		if err := t.probe(i); err != nil {
+			return err
+		}
 		if err := t.reserve(i); err != nil {
 			return err
 		}

@@ -116,7 +116,7 @@ func age(t testing.TB, root string, from time.Time) {
 	must(t, err)
 	defer dir.Close()
 	var names []string
-	must(t, filepath.WalkDir(root, func(p string, d fs.DirEntry, err error) error {
+	must(t, filepath.WalkDir(root, func(p string, _ fs.DirEntry, err error) error {
 		rel, _ := filepath.Rel(root, p)
 		names = append(names, rel)
 		return err

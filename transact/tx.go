@@ -30,14 +30,12 @@ type Header struct {
 
 // Tx is one transaction.
 type Tx struct {
-	s       *Store
-	header  journal.Header
-	status  journal.Status
-	vols    []txVolume // as the journal numbers them
-	stage   *staging   // between Stage and Prepare
-	journal *journal.Journal
-	// verify makes the forward replay hash what is staged, as recovery does.
-	verify   bool
+	s        *Store
+	header   journal.Header
+	status   journal.Status
+	vols     []txVolume // as the journal numbers them
+	stage    *staging   // between Stage and Prepare
+	journal  *journal.Journal
 	warnings []string
 }
 

@@ -297,7 +297,7 @@ func TestBarriersAndStatesAreInOrder(t *testing.T) {
 			trace = append(trace, c.Name)
 		case c.Name == "renameat2" && c.To == journal.StateName:
 			trace = append(trace, "state")
-		case c.Name == "renameat2" && (len(trace) == 0 || trace[len(trace)-1] != "swap"):
+		case c.Name == "renameat2" && c.Path != delName && (len(trace) == 0 || trace[len(trace)-1] != "swap"):
 			trace = append(trace, "swap")
 		}
 		return sys.Fault{}
@@ -307,4 +307,20 @@ func TestBarriersAndStatesAreInOrder(t *testing.T) {
 	if want := "state fsync syncfs state swap syncfs state state"; got != want {
 		t.Errorf("the barriers: %s; want %s", got, want)
 	}
+}
+
+func TestFileSystemWithoutExchangeIsRefused(t *testing.T) {
+	r := small(t)
+	old := snapshot(t, r.live)
+	k := sys.WithHook(func(c sys.Call) sys.Fault {
+		if c.Name == "renameat2" && c.Path == delName {
+			return sys.Fault{Err: syscall.EINVAL}
+		}
+		return sys.Fault{}
+	})
+	_, err := r.apply(r.store(k), r.compare())
+	if _, ok := errors.AsType[*sys.UnsupportedError](err); !ok {
+		t.Errorf("error %v; want UnsupportedError", err)
+	}
+	sameTree(t, "a refused update changed the tree", old, snapshot(t, r.live))
 }

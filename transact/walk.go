@@ -79,20 +79,33 @@ func (m *mover) treeDrift(op *journal.Op, dir *sys.FD, name string, old bool) (s
 	if err != nil || how != "" {
 		return how, err
 	}
-	if want := m.countMembers(op.Path, old); seen != want {
+	if want := m.below[side{op.Path, old}]; seen != want {
 		return fmt.Sprintf("%d of %d objects below it are gone", want-seen, want), nil
 	}
 	return "", nil
 }
 
-func (m *mover) countMembers(top string, old bool) int {
-	n := 0
-	for p, op := range m.members {
-		if strings.HasPrefix(p, top+"/") && (op.Old != nil) == old {
-			n++
+// side is a folder that moves whole, with its old or its new content.
+type side struct {
+	top string
+	old bool
+}
+
+// countBelow counts the members of each folder that moves whole.
+func (m *mover) countBelow() {
+	tops := map[string]bool{}
+	for i := range m.t.journal.Ops {
+		if op := &m.t.journal.Ops[i]; op.Kind != journal.Member && op.Staged != "" {
+			tops[op.Path] = true
 		}
 	}
-	return n
+	for p, member := range m.members {
+		top := path.Dir(p)
+		for top != "/" && !tops[top] {
+			top = path.Dir(top)
+		}
+		m.below[side{top, member.Old != nil}]++
+	}
 }
 
 // cleanStaged makes a staged tree what the journal says again: programs that ran

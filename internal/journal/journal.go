@@ -10,11 +10,11 @@ import (
 // Version is the format that this package writes and reads.
 const Version = 1
 
-// ErrCorrupt: the bytes are not those that were written. The error's text names
+// ErrCorrupt tells that the bytes are not those that were written. The error's text names
 // the file and the record.
 var ErrCorrupt = errors.New("the journal is damaged")
 
-// ErrVersion: the journal was written by another version of liveupd.
+// ErrVersion tells that the journal was written by another version of liveupd.
 var ErrVersion = errors.New("the journal has another version")
 
 // Header is what a transaction is.

@@ -164,7 +164,7 @@ func TestStatusSurvivesEveryFault(t *testing.T) {
 		}
 		calls := 0
 		dead := errors.New("dead")
-		k := sys.WithHook(func(c sys.Call) sys.Fault {
+		k := sys.WithHook(func(sys.Call) sys.Fault {
 			calls++
 			if calls >= n {
 				return sys.Fault{Err: dead}
