@@ -114,6 +114,9 @@ func baseEqual(entries iter.Seq2[string, *change.Node], base *catalog.Base) bool
 
 // carryOut stages, validates, commits, restarts and verifies p.
 func (r *run) carryOut(ctx context.Context) (err error) {
+	if err := r.s.openVolumes(r.p.delta); err != nil {
+		return r.failedBefore(err)
+	}
 	if r.tx, err = r.s.store.Begin(transact.Header{
 		Source: r.p.plan.Source, Name: r.p.plan.Name, Version: r.p.plan.Version, Sequence: r.p.plan.Sequence,
 		PlanID: r.p.plan.ID, HostAction: r.p.plan.HostAction, Time: time.Now().Unix(),

@@ -91,6 +91,9 @@ func (s *session) rollbackOne(ctx context.Context, g change.Generation, report *
 	if err := ctx.Err(); err != nil {
 		return fmt.Errorf("interrupted before anything was rolled back: %w", ErrNothingCommitted)
 	}
+	if err := s.openVolumes(p.delta); err != nil {
+		return err
+	}
 	// No way back from here: a rollback that stops half-way helps nobody.
 	ctx = context.WithoutCancel(ctx)
 	report.ID, report.PlanID = g.ID, p.plan.ID
@@ -172,6 +175,16 @@ func (e *Engine) needsRecovery(req Request) (bool, error) {
 // that had not been carried out are, unless the machine has booted since:
 // then everything started from the new tree.
 func (s *session) recoverFirst(ctx context.Context, ev Events, report *change.Report) error {
+	list, err := s.store.List()
+	if err != nil {
+		return err
+	}
+	if _, cutOff := unfinished(list); cutOff {
+		// It may have been at work on any of them.
+		if err := s.root.MakeWritable(s.k); err != nil {
+			return err
+		}
+	}
 	rec, err := s.store.Recover(ctx)
 	s.warnings = append(s.warnings, rec.Warnings...)
 	if err != nil {

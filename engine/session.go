@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -77,7 +78,8 @@ func openSession(e *Engine, req Request, m mode) (_ *session, err error) {
 		return nil, err
 	}
 	if m == readWrite {
-		if err := s.root.MakeWritable(s.k); err != nil {
+		// The store's own; the others when it is known what changes on them.
+		if err := s.root.MakeWritable(s.k, "/"); err != nil {
 			return nil, err
 		}
 	}
@@ -98,6 +100,26 @@ func openSession(e *Engine, req Request, m mode) (_ *session, err error) {
 		s.openCache()
 	}
 	return s, nil
+}
+
+// openVolumes makes those file systems writable that d changes something on. A
+// disk that was put in read-only, and that no update writes to, stays so.
+func (s *session) openVolumes(d *change.Delta) error {
+	mounts := map[string]bool{}
+	for _, e := range d.Entries {
+		mount := "/"
+		for _, v := range s.vols[1:] {
+			if len(v.Mount) > len(mount) && (e.Path == v.Mount || strings.HasPrefix(e.Path, v.Mount+"/")) {
+				mount = v.Mount
+			}
+		}
+		mounts[mount] = true
+	}
+	delete(mounts, "/")
+	if len(mounts) == 0 {
+		return nil
+	}
+	return s.root.MakeWritable(s.k, slices.Collect(maps.Keys(mounts))...)
 }
 
 // openCache finds a place for the indexes: ROOT/.liveupd, else under /run.
