@@ -9,7 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// maxHandle is MAX_HANDLE_SZ of linux/exportfs.h: no file system's handle is longer.
+// maxHandle is the kernel's MAX_HANDLE_SZ: no file system's handle is longer.
 const maxHandle = 128
 
 // Handle reads the file handle of name below dir without following it; "" reads

@@ -121,7 +121,7 @@ func Xattrs(dir *FD, name string) (map[string][]byte, error) {
 		return nil, nil
 	}
 	out := map[string][]byte{}
-	for _, key := range bytes.Split(bytes.TrimRight(buf[:n], "\x00"), []byte{0}) {
+	for key := range bytes.SplitSeq(bytes.TrimRight(buf[:n], "\x00"), []byte{0}) {
 		val, err := lgetxattr(path, string(key))
 		if errors.Is(err, unix.ENODATA) {
 			continue

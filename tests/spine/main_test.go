@@ -3,8 +3,6 @@
 package spine
 
 import (
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -56,18 +54,4 @@ func readOnlyNow(t *testing.T, m *machine.Machine) {
 	if len(fields) != 2 || !slices.Contains(strings.Split(fields[0], ","), "ro") || !slices.Contains(strings.Split(fields[1], ","), "ro") {
 		t.Errorf("mount and file system options of / are %q; want ro in both", out.Stdout)
 	}
-}
-
-func writeTree(t *testing.T, dir string, files map[string]string) string {
-	t.Helper()
-	for name, content := range files {
-		name = filepath.Join(dir, name)
-		if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(name, []byte(content), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	return dir
 }
