@@ -149,6 +149,9 @@ type stats struct{ files, bytes atomic.Int64 }
 
 // Compare finds what src changes in the live root.
 func Compare(ctx context.Context, src Source, own Owner, o Options) (*Result, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
 	live, err := openLive(o)
 	if err != nil {
 		return nil, err
