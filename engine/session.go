@@ -125,7 +125,13 @@ func (s *session) openVolumes(d *change.Delta) error {
 // openCache finds a place for the indexes: ROOT/.liveupd, else under /run.
 // Without one every run reads the whole tree; that is slow, not wrong.
 func (s *session) openCache() {
-	if dir, err := ensureStateDir(s.k, s.vols[0].Dir); err == nil {
+	if s.mode == cacheOnly {
+		// The store makes its folder as an apply would; on a read-only root it cannot.
+		if store, err := transact.Open(s.k, s.vols); err == nil {
+			store.Close()
+		}
+	}
+	if dir, err := openStateDir(s.k, s.vols[0].Dir); err == nil {
 		s.cache = dir
 	} else if dir, err := ensureRunDir(s.req.Root); err == nil {
 		s.cache = dir
@@ -137,17 +143,14 @@ func (s *session) openCache() {
 	s.liveIndex = catalog.LoadIndex(s.cache, "index")
 }
 
-// ensureStateDir opens ROOT/.liveupd and makes it where it is missing. One
-// that others could have written to is not used.
-func ensureStateDir(k *sys.Kernel, root *sys.FD) (*sys.FD, error) {
+// openStateDir opens ROOT/.liveupd for writing. One that others could have
+// written to is not used.
+func openStateDir(k *sys.Kernel, root *sys.FD) (*sys.FD, error) {
 	node, err := sys.Lstat(root, transact.Dir)
-	if errors.Is(err, fs.ErrNotExist) {
-		if err := k.Mkdir(root, transact.Dir, 0o700); err != nil {
-			return nil, err
-		}
-	} else if err != nil {
+	if err != nil {
 		return nil, err
-	} else if !node.IsDir() || node.Mode&0o077 != 0 || node.UID != uint32(os.Geteuid()) {
+	}
+	if !node.IsDir() || node.Mode&0o077 != 0 || node.UID != uint32(os.Geteuid()) {
 		return nil, fmt.Errorf("cannot use /%s: it must be a directory of mode 0700 that belongs to uid %d", transact.Dir, os.Geteuid())
 	}
 	dir, err := sys.OpenAt(root, transact.Dir, sys.OpenRead|sys.OpenDir|sys.OpenNoLink, sys.ResolveBeneath|sys.ResolveNoSymlinks|sys.ResolveNoXDev)
