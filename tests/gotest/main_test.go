@@ -37,7 +37,7 @@ func TestRun(t *testing.T) {
 	const passing = "func TestP(t *testing.T) { t.Log(\"silence\") }\n"
 	tests := []struct {
 		name, body, skips string
-		strict            bool
+		strict, verbose   bool
 		err               string // "" wants none
 		want, never       []string
 	}{
@@ -45,7 +45,8 @@ func TestRun(t *testing.T) {
 		{name: "fails", body: passing + failing, err: "go test failed", want: []string{"broken", "said before", "--- FAIL: TestF", "FAIL\tgithub.com"}, never: []string{"silence"}},
 		{name: "panics", body: "func TestX(t *testing.T) { panic(\"aargh\") }\n", err: "go test failed", want: []string{"aargh", "FAIL\tgithub.com"}},
 		{name: "does not build", body: "func TestX(t *testing.T) { nonsense }\n", err: "go test failed", want: []string{"undefined: nonsense"}},
-		{name: "skips", body: skipping, want: []string{"skipped github.com/liveupd/liveupd/a TestS/case:", "needs a moon", "not listed"}},
+		{name: "skips are counted", body: skipping, want: []string{"1 tests skipped"}},
+		{name: "skips are listed", body: skipping, verbose: true, want: []string{"skipped github.com/liveupd/liveupd/a TestS/case:", "needs a moon", "not listed"}},
 		{name: "skips in CI", body: skipping, strict: true, err: "1 skipped tests are not listed", want: []string{"ok  \t", "needs a moon"}},
 		{name: "skips in CI, listed", body: skipping, skips: "# why\na TestS no moon here\n", strict: true, want: []string{"allowed: no moon here"}},
 		{name: "another is listed", body: skipping, skips: "b TestS no moon here\na TestT no moon here\n", strict: true, err: "1 skipped tests"},
@@ -55,7 +56,7 @@ func TestRun(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			suite(t, tt.body, tt.skips)
 			var out bytes.Buffer
-			err := run(options{args: []string{"test", "-json", "./..."}, timeout: time.Minute, strict: tt.strict}, "skips.txt", &out)
+			err := run(options{args: []string{"test", "-json", "./..."}, timeout: time.Minute, strict: tt.strict, verbose: tt.verbose}, "skips.txt", &out)
 			if (err == nil) != (tt.err == "") || err != nil && !strings.Contains(err.Error(), tt.err) {
 				t.Errorf("run = %v; want %q\n%s", err, tt.err, &out)
 			}
