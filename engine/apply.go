@@ -36,8 +36,8 @@ func (e *Engine) apply(ctx context.Context, req Request, ev Events) (any, error)
 		return nil, err
 	}
 	defer s.close()
-	defer s.restoreReadOnly()
 	report := newReport("apply")
+	defer s.endWith(report)
 	if err := s.recoverFirst(ctx, ev, report); err != nil {
 		return nil, err
 	}

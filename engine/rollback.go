@@ -23,8 +23,8 @@ func (e *Engine) rollback(ctx context.Context, req Request, ev Events) (any, err
 		return nil, err
 	}
 	defer s.close()
-	defer s.restoreReadOnly()
 	report := newReport("rollback")
+	defer s.endWith(report)
 	if err := s.recoverFirst(ctx, ev, report); err != nil {
 		return nil, err
 	}
@@ -146,9 +146,12 @@ func (e *Engine) recover(ctx context.Context, req Request, ev Events) (any, erro
 		return nil, err
 	}
 	defer s.close()
-	defer s.restoreReadOnly()
 	report := newReport("recover")
+	defer s.endWith(report)
 	report.Result = "nothing-to-do"
+	if len(s.warnings) > 0 {
+		report.Result = "done" // a file system goes back to read-only
+	}
 	if err := s.recoverFirst(ctx, ev, report); err != nil {
 		return report, err
 	}
@@ -168,7 +171,7 @@ func (e *Engine) needsRecovery(req Request) (bool, error) {
 		return false, err
 	}
 	_, cutOff := unfinished(list)
-	return cutOff, nil
+	return cutOff || s.root.LeftWritable(notesDir), nil
 }
 
 // recoverFirst finishes or undoes what a killed run left behind. Unit steps

@@ -28,6 +28,10 @@ import (
 // root lie: a tmpfs, gone with the boot.
 const runDir = "/run/liveupd"
 
+// notesDir says what was read-only before a run made it writable, for the one
+// that comes after a run that was killed.
+const notesDir = runDir + "/read-only"
+
 // mode is what a session may do with the root.
 type mode int
 
@@ -59,6 +63,7 @@ func openSession(e *Engine, req Request, m mode) (_ *session, err error) {
 	s := &session{e: e, k: e.Kernel, req: req, mode: m}
 	defer func() {
 		if err != nil {
+			s.restoreReadOnly()
 			s.close()
 		}
 	}()
@@ -78,6 +83,13 @@ func openSession(e *Engine, req Request, m mode) (_ *session, err error) {
 		return nil, err
 	}
 	if m == readWrite {
+		left, err := s.root.Remember(s.k, notesDir)
+		if err != nil {
+			return nil, err
+		}
+		for _, mount := range left {
+			s.warnings = append(s.warnings, fmt.Sprintf("a run that was cut off had left the file system of %s writable inside the kernel (its mounts were read-only)", mount))
+		}
 		// The store's own; the others when it is known what changes on them.
 		if err := s.root.MakeWritable(s.k, "/"); err != nil {
 			return nil, err
@@ -207,8 +219,10 @@ func (s *session) restoreReadOnly() {
 		s.cache.Close()
 		s.cache = nil
 	}
-	s.store.Close()
-	s.store = nil
+	if s.store != nil {
+		s.store.Close()
+		s.store = nil
+	}
 	var holders []nsmount.Holder
 	var err error
 	for range 20 {
@@ -224,6 +238,13 @@ func (s *session) restoreReadOnly() {
 	if err != nil && len(holders) == 0 {
 		s.warnings = append(s.warnings, fmt.Sprintf("the root was not put back to read-only: %v", err))
 	}
+}
+
+// endWith restores and tells in the report what could not be.
+func (s *session) endWith(report *change.Report) {
+	told := len(s.warnings)
+	s.restoreReadOnly()
+	report.Warnings = append(report.Warnings, s.warnings[told:]...)
 }
 
 func (s *session) close() {

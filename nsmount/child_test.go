@@ -20,6 +20,10 @@ func testChild(args []string) error {
 		if err := Isolate(); err != nil {
 			return err
 		}
+	case "writable":
+		if err := makeWritableUntil(args[1], args[2], args[3]); err != nil {
+			return err
+		}
 	case "stay": // in a namespace that is not isolated
 	case "init": // process 1 of a pid namespace, whose child is in another mount namespace
 		if err := syscall.Mount("proc", "/proc", "proc", 0, ""); err != nil {

@@ -24,6 +24,9 @@
 //     kernel refuses, because a file is open for writing or a deleted one in
 //     use, the holders are named, the others' mounts keep their flag, and
 //     Restore can be called again.
+//  5. What step 3 is about to do is noted first, in a directory that goes with
+//     the boot (Remember). After a kill the next process takes the notes over,
+//     and its Restore is the one that the killed process owes.
 //
 // Guarantees: no mount but our copies ever accepts a write that it refused
 // before. A file system that was writable is never made read-only, whichever

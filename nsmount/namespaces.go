@@ -252,6 +252,9 @@ func (s *super) protectIn(k *sys.Kernel, n *namespace) error {
 			if m.Dev != s.dev || m.ReadOnly() {
 				continue
 			}
+			if err := s.note.add(noteLine{Namespace: n.ino, ID: m.ID, Point: m.Point}); err != nil {
+				return fmt.Errorf("cannot note that its mount on %s is made read-only: %w", m.Point, err)
+			}
 			if err := setFlag(k, m.ID, m.Point, sys.MountReadOnly, 0); err != nil {
 				return fmt.Errorf("its mount on %s would become writable too, and cannot be made read-only: %w", m.Point, err)
 			}
@@ -297,7 +300,7 @@ func (s *super) unprotect(k *sys.Kernel) error {
 		failed := 0
 		err := n.within(func(mounts []sys.Mount) error {
 			for _, f := range mine {
-				i := slices.IndexFunc(mounts, func(m sys.Mount) bool { return m.ID == f.id })
+				i := slices.IndexFunc(mounts, func(m sys.Mount) bool { return m.ID == f.id && m.Dev == s.dev })
 				if i < 0 {
 					continue // unmounted meanwhile
 				}

@@ -29,6 +29,7 @@ type Root struct {
 	vols    []*volume
 	covered []cover
 	supers  []*super
+	notes   string // directory of the notes; "" keeps none
 }
 
 type volume struct {

@@ -19,9 +19,11 @@ type super struct {
 	rw     bool // the flag is cleared at present
 	repeat []sys.Option
 	flags  []flagged // mounts elsewhere that were given a read-only flag
+	note   *note     // nil: none is kept
 }
 
 func (s *super) close() error {
+	s.note.close()
 	seen := map[*namespace]bool{}
 	var errs []error
 	for _, f := range s.flags {
@@ -98,8 +100,18 @@ func (v *volume) neverWritable() error {
 // keep being refused: their mounts have or get a flag of their own first. A
 // mount that arrives in between is looked for afterwards.
 func (r *Root) openSuper(k *sys.Kernel, v *volume) error {
-	s := &super{dev: v.mount.Dev, mount: v.Mount, tree: v.tree, repeat: repeatedOptions(&v.mount)}
-	r.supers = append(r.supers, s)
+	s := r.superOf(v.mount.Dev)
+	if s == nil {
+		s = &super{dev: v.mount.Dev, mount: v.Mount, tree: v.tree, repeat: repeatedOptions(&v.mount)}
+		r.supers = append(r.supers, s)
+	}
+	if r.notes != "" && s.note == nil {
+		n, err := r.newNote(v)
+		if err != nil {
+			return fmt.Errorf("cannot note that it was read-only: %w", err)
+		}
+		s.note = n
+	}
 	if err := s.protect(k); err != nil {
 		return err
 	}
@@ -159,7 +171,13 @@ func (r *Root) restore(k *sys.Kernel) ([]Holder, error) {
 		}
 		if err := s.unprotect(k); err != nil {
 			errs = append(errs, err)
+			continue
 		}
+		if err := s.note.remove(); err != nil {
+			errs = append(errs, fmt.Errorf("cannot forget that %s was read-only: %w", s.mount, err))
+			continue
+		}
+		s.note = nil
 	}
 	var held []Holder
 	for dev, is := range busy {
