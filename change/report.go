@@ -3,12 +3,15 @@ package change
 // Progress is how far a phase has come.
 type Progress struct {
 	MessageType string `json:"message_type"` // "progress"
-	Phase       string `json:"phase"`        // reading, planning, staging, checking, committing, restarting, verifying, recovering
+	Phase       string `json:"phase"`        // reading, planning, staging, checking, committing, restarting, verifying, recovering, interrupted
 	Done        int64  `json:"done"`         // of Unit
 	Total       int64  `json:"total"`        // 0 where not known
 	Unit        string `json:"unit"`         // bytes, files, units
 	Detail      string `json:"detail,omitempty"`
 }
+
+// PhaseInterrupted is told when an interrupt has come that no longer stops the run.
+const PhaseInterrupted = "interrupted"
 
 // StepResult is what came of one step.
 type StepResult struct {

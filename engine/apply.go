@@ -35,9 +35,8 @@ func (e *Engine) apply(ctx context.Context, req Request, ev Events) (any, error)
 	if err != nil {
 		return nil, err
 	}
-	defer s.close()
 	report := newReport("apply")
-	defer s.endWith(report)
+	defer s.leave(report)
 	if err := s.recoverFirst(ctx, ev, report); err != nil {
 		return nil, err
 	}
@@ -56,7 +55,6 @@ func (e *Engine) apply(ctx context.Context, req Request, ev Events) (any, error)
 		if err := s.recordUnchanged(p); err != nil {
 			return report, err
 		}
-		report.Warnings = append(report.Warnings, s.warnings...)
 		return report, nil
 	}
 	if ev.Confirm != nil && !ev.Confirm(p.plan) {
@@ -115,38 +113,44 @@ func baseEqual(entries iter.Seq2[string, *change.Node], base *catalog.Base) bool
 // carryOut stages, validates, commits, restarts and verifies p.
 func (r *run) carryOut(ctx context.Context) (err error) {
 	if err := r.s.openVolumes(r.p.delta); err != nil {
-		return r.failedBefore(err)
+		return r.failedBefore(err, nil)
 	}
 	if r.tx, err = r.s.store.Begin(transact.Header{
 		Source: r.p.plan.Source, Name: r.p.plan.Name, Version: r.p.plan.Version, Sequence: r.p.plan.Sequence,
 		PlanID: r.p.plan.ID, HostAction: r.p.plan.HostAction, Time: time.Now().Unix(),
 	}); err != nil {
-		return r.failedBefore(err)
+		return r.failedBefore(err, nil)
 	}
 	defer r.tx.Close()
 	r.report.ID = r.tx.ID()
 	if err := r.prepare(ctx); err != nil {
-		return r.failedBefore(errors.Join(err, r.discard()))
+		return r.failedBefore(err, r.discard())
 	}
 	// Removed units are stopped with the definition that they were started
 	// with; the inverse starts them again.
 	stops, after := r.unitSteps()
 	stopped, err := r.runSteps(ctx, stops)
 	if err != nil {
-		return r.failedBefore(errors.Join(err, r.undoSteps(stopped), r.discard()))
+		return r.failedBefore(err, errors.Join(r.undoSteps(stopped), r.discard()))
 	}
 	if err := ctx.Err(); err != nil {
-		return r.failedBefore(errors.Join(err, r.undoSteps(stopped), r.discard()))
+		return r.failedBefore(err, errors.Join(r.undoSteps(stopped), r.discard()))
 	}
 	r.ev.progress("committing", 0, 0, "", "")
 	began := time.Now()
 	swap, err := r.tx.Commit(ctx)
 	r.step("commit", fmt.Sprintf("%d paths", len(r.p.delta.Entries)), "revert", began, err)
+	if errors.Is(err, change.ErrNeedsPerson) {
+		// Neither tree is whole: what was recorded stays for the recovery.
+		r.report.Result, r.report.Error = "failed", err.Error()
+		return err
+	}
 	if err != nil {
-		return r.failedBefore(errors.Join(err, r.undoSteps(stopped), r.discard()))
+		return r.failedBefore(err, errors.Join(r.undoSteps(stopped), r.discard()))
 	}
 	r.report.SwapUSec = swap.Microseconds()
 	// From here on an interrupt no longer stops the run: half of the restarts is worse than all.
+	defer r.ev.goOn(ctx, "past the commit point")()
 	return r.finish(context.WithoutCancel(ctx), stopped, after)
 }
 
@@ -177,18 +181,25 @@ func (r *run) prepare(ctx context.Context) error {
 // discard removes the staging and what was recorded for it.
 func (r *run) discard() error {
 	id := r.tx.ID()
-	return errors.Join(r.tx.Discard(), r.s.dropBases(func(b string) bool { return b == id }))
+	if err := r.tx.Discard(); err != nil {
+		return err
+	}
+	return r.s.dropBases(func(b string) bool { return b == id })
 }
 
-// failedBefore ends a run that has not committed.
-func (r *run) failedBefore(err error) error {
+// failedBefore ends a run that has not committed; cleanup is what went wrong
+// while it was taken back.
+func (r *run) failedBefore(err, cleanup error) error {
 	r.report.Result = "failed"
 	if errors.Is(err, context.Canceled) {
 		r.report.Result = "undone"
 		err = change.WithHint(fmt.Errorf("interrupted before the commit point: %w", ErrNothingCommitted), "run the same command again")
 	}
+	if cleanup != nil {
+		r.report.Result = "failed"
+		err = change.WithHint(fmt.Errorf("%w; and it was not taken back whole: %w", err, cleanup), "run: liveupd recover")
+	}
 	r.report.Error = err.Error()
-	r.report.Warnings = append(r.report.Warnings, r.s.warnings...)
 	return err
 }
 

@@ -77,6 +77,14 @@ func (e Events) progress(phase string, done, total int64, unit, detail string) {
 	}
 }
 
+// goOn tells of an interrupt that no longer stops the run, until the returned
+// function is called.
+func (e Events) goOn(ctx context.Context, why string) (end func() bool) {
+	return context.AfterFunc(ctx, func() {
+		e.progress(change.PhaseInterrupted, 0, 0, "", why+": the run goes on to its end")
+	})
+}
+
 // throttled passes events on one at a time, and progress within a phase at
 // most every tenth of a second: workers report each file.
 func (e Events) throttled() Events {
@@ -209,16 +217,48 @@ func (e *Engine) history(req Request) (any, error) {
 	if list == nil {
 		list = []change.Generation{}
 	}
-	boot := bootTime()
-	for i := range list {
-		// A host action is pending only until the machine has booted since, and
-		// never for a tree that no machine runs.
-		if !req.Live() || list[i].Time < boot {
-			list[i].HostAction = change.ActionNone
-			list[i].Deferred = nil
-		}
-	}
+	s.forgetDone(list)
 	return list, nil
+}
+
+// forgetDone drops from the list what is no longer pending: a host action
+// until the machine has booted, a deferral until its unit was started anew.
+// What was taken back, and a tree that no machine runs, have nothing pending.
+func (s *session) forgetDone(list []change.Generation) {
+	boot := bootTime()
+	var units map[string]*change.UnitState
+	for i := range list {
+		g := &list[i]
+		if !s.req.Live() || g.State != "verified" || g.Time < boot {
+			g.HostAction, g.Deferred = change.ActionNone, nil
+		}
+		if len(g.Deferred) == 0 {
+			continue
+		}
+		if units == nil {
+			units = runningUnits()
+		}
+		g.Deferred = slices.DeleteFunc(g.Deferred, func(name string) bool {
+			u := units[name]
+			return u != nil && boot+int64(u.InvokedMonoUSec/1e6) > g.Time
+		})
+	}
+}
+
+// runningUnits asks systemd; without an answer nothing is known of any unit.
+func runningUnits() map[string]*change.UnitState {
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	bus, err := systemd.Connect(ctx)
+	if err != nil {
+		return map[string]*change.UnitState{}
+	}
+	defer bus.Close()
+	units, err := bus.Units(ctx)
+	if err != nil {
+		return map[string]*change.UnitState{}
+	}
+	return units
 }
 
 // Booted tells whether systemd runs this host.

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/liveupd/liveupd/change"
+	"github.com/liveupd/liveupd/internal/journal"
 	"github.com/liveupd/liveupd/internal/sys"
 	"github.com/liveupd/liveupd/internal/systemd"
 	"github.com/liveupd/liveupd/transact"
@@ -22,9 +23,8 @@ func (e *Engine) rollback(ctx context.Context, req Request, ev Events) (any, err
 	if err != nil {
 		return nil, err
 	}
-	defer s.close()
 	report := newReport("rollback")
-	defer s.endWith(report)
+	defer s.leave(report)
 	if err := s.recoverFirst(ctx, ev, report); err != nil {
 		return nil, err
 	}
@@ -32,12 +32,17 @@ func (e *Engine) rollback(ctx context.Context, req Request, ev Events) (any, err
 	if err != nil {
 		return nil, err
 	}
-	for _, g := range targets {
+	for i, g := range targets {
 		if err := s.rollbackOne(ctx, g, report, ev); err != nil {
 			return report, err
 		}
+		// One consent covers them all: who asked for the last one asked for those on the way.
+		ev.Confirm = nil
+		if i+1 < len(targets) && ctx.Err() != nil {
+			return report, change.WithHint(fmt.Errorf("interrupted: %s was rolled back, %d more were not", g.ID, len(targets)-i-1),
+				"run the same command again to go on")
+		}
 	}
-	report.Warnings = append(report.Warnings, s.warnings...)
 	return report, nil
 }
 
@@ -95,24 +100,32 @@ func (s *session) rollbackOne(ctx context.Context, g change.Generation, report *
 		return err
 	}
 	// No way back from here: a rollback that stops half-way helps nobody.
+	defer ev.goOn(ctx, "half a rollback helps nobody")()
 	ctx = context.WithoutCancel(ctx)
 	report.ID, report.PlanID = g.ID, p.plan.ID
-	r := &run{s: s, ev: ev, p: p, report: report}
+	r := &run{s: s, ev: ev, p: p, tx: tx, report: report}
 	stops, after := r.unitSteps()
 	stopped, err := r.runSteps(ctx, stops)
 	if err != nil {
-		return r.failedBefore(errors.Join(err, r.undoSteps(stopped)))
+		return r.failedBefore(err, r.undoSteps(stopped))
+	}
+	if err := r.promise(after); err != nil {
+		return r.failedBefore(err, r.undoSteps(stopped))
 	}
 	ev.progress("committing", 0, 0, "", "")
 	began := time.Now()
 	err = tx.Revert(ctx)
 	r.step("commit", fmt.Sprintf("%d paths", len(p.delta.Entries)), "", began, err)
+	if err != nil && tx.State() == journal.Verified {
+		// It was refused before anything moved.
+		return r.failedBefore(err, r.undoSteps(stopped))
+	}
 	if err != nil {
 		return r.failedRevert(fmt.Errorf("cannot roll back %s", g.ID), err)
 	}
 	s.warnings = append(s.warnings, tx.Warnings()...)
 	if err := s.dropBases(func(id string) bool { return id >= g.ID }); err != nil {
-		return err
+		s.warnings = append(s.warnings, fmt.Sprintf("a record was not removed: %v", err))
 	}
 	if _, err := r.runSteps(ctx, after); err != nil {
 		// The old tree stands; a unit that does not come up with it needs a person.
@@ -145,17 +158,16 @@ func (e *Engine) recover(ctx context.Context, req Request, ev Events) (any, erro
 	if err != nil {
 		return nil, err
 	}
-	defer s.close()
 	report := newReport("recover")
-	defer s.endWith(report)
+	defer s.leave(report)
 	report.Result = "nothing-to-do"
 	if len(s.warnings) > 0 {
 		report.Result = "done" // a file system goes back to read-only
 	}
 	if err := s.recoverFirst(ctx, ev, report); err != nil {
+		report.Result, report.Error = "failed", err.Error()
 		return report, err
 	}
-	report.Warnings = append(report.Warnings, s.warnings...)
 	return report, nil
 }
 
@@ -170,8 +182,11 @@ func (e *Engine) needsRecovery(req Request) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	_, cutOff := unfinished(list)
-	return cutOff || s.root.LeftWritable(notesDir), nil
+	if _, cutOff := unfinished(list); cutOff || s.root.LeftWritable(notesDir) {
+		return true, nil
+	}
+	_, owing, err := s.lateDebt()
+	return owing, err
 }
 
 // recoverFirst finishes or undoes what a killed run left behind. Unit steps
@@ -182,11 +197,15 @@ func (s *session) recoverFirst(ctx context.Context, ev Events, report *change.Re
 	if err != nil {
 		return err
 	}
-	if _, cutOff := unfinished(list); cutOff {
-		// It may have been at work on any of them.
-		if err := s.root.MakeWritable(s.k); err != nil {
+	var d debt
+	if g, cutOff := unfinished(list); cutOff {
+		if d, err = s.findDebt(g.ID); err != nil {
 			return err
 		}
+	} else if late, owing, err := s.lateDebt(); err != nil {
+		return err
+	} else if owing {
+		return s.pay(ctx, late, ev, report)
 	}
 	rec, err := s.store.Recover(ctx)
 	s.warnings = append(s.warnings, rec.Warnings...)
@@ -204,17 +223,24 @@ func (s *session) recoverFirst(ctx context.Context, ev Events, report *change.Re
 	if rec.Tree == "old" {
 		removed[rec.ID] = true
 	}
-	if len(removed) > 0 {
-		if err := s.dropBases(func(id string) bool { return removed[id] }); err != nil {
-			return err
-		}
+	if err := s.dropOrphanBases(removed); err != nil {
+		return err
 	}
 	if rec.ID == "" {
 		return nil
 	}
 	ev.progress("recovering", 0, 0, "", rec.Did)
 	report.ID, report.Result = rec.ID, "done"
-	s.warnings = append(s.warnings, fmt.Sprintf("transaction %s had been cut off (%s): it was %s, and the root holds the %s tree", rec.ID, rec.Found, rec.Did, rec.Tree))
+	did := "the tree needed nothing"
+	if rec.Did != "" {
+		did = "it was " + rec.Did
+	}
+	s.warnings = append(s.warnings, fmt.Sprintf("transaction %s had been cut off (%s): %s, and the root holds the %s tree", rec.ID, rec.Found, did, rec.Tree))
+	if rec.Tree == "old" && d.id == rec.ID {
+		if err := s.pay(ctx, d, ev, report); err != nil {
+			return err
+		}
+	}
 	if !rec.Pending {
 		return nil
 	}
@@ -230,6 +256,15 @@ func (s *session) recoverFirst(ctx context.Context, ev Events, report *change.Re
 	if plan != nil && s.req.Live() && systemd.Booted() && tx.SameBoot() {
 		return s.resume(ctx, tx, plan, ev, report)
 	}
+	if s.req.Live() && rec.Did != "" {
+		// The machine came up from a tree that was neither old nor new: whatever
+		// started then is not to be trusted.
+		report.HostAction, report.Result = change.ActionReboot, "pending"
+		s.warnings = append(s.warnings, "the machine started while the update was half done: reboot it")
+		if err := tx.SetPending(change.ActionReboot, nil); err != nil {
+			return err
+		}
+	}
 	if err := tx.Verified(); err != nil {
 		return err
 	}
@@ -243,18 +278,17 @@ func (s *session) resume(ctx context.Context, tx *transact.Tx, plan *change.Plan
 	p := &planned{plan: plan, delta: &change.Delta{}, facts: &change.Facts{Running: true}}
 	report.PlanID = plan.ID
 	r := &run{s: s, ev: ev, p: p, tx: tx, report: report}
-	stops, after := r.unitSteps()
+	_, after := r.unitSteps()
 	recorded, err := tx.Steps()
 	if err != nil {
 		return err
 	}
-	var done []change.StepResult
-	for _, res := range recorded {
+	done := carriedOut(recorded)
+	for _, res := range done {
 		if res.Result == "done" {
-			done = append(done, res)
 			after = slices.DeleteFunc(after, func(st change.Step) bool { return st == res.Step })
 		}
 	}
-	done = slices.DeleteFunc(done, func(res change.StepResult) bool { return !slices.Contains(stops, res.Step) })
+	defer ev.goOn(ctx, "past the commit point")()
 	return r.finish(context.WithoutCancel(ctx), done, after)
 }

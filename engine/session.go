@@ -91,7 +91,7 @@ func openSession(e *Engine, req Request, m mode) (_ *session, err error) {
 			s.warnings = append(s.warnings, fmt.Sprintf("a run that was cut off had left the file system of %s writable inside the kernel (its mounts were read-only)", mount))
 		}
 		// The store's own; the others when it is known what changes on them.
-		if err := s.root.MakeWritable(s.k, "/"); err != nil {
+		if err := s.root.MakeWritable(s.k, s.storeMounts()...); err != nil {
 			return nil, err
 		}
 	}
@@ -112,6 +112,22 @@ func openSession(e *Engine, req Request, m mode) (_ *session, err error) {
 		s.openCache()
 	}
 	return s, nil
+}
+
+// storeMounts are the root and those file systems on which transactions lie:
+// they may have to be finished or collected there. One that no flag makes
+// writable has none of ours.
+func (s *session) storeMounts() []string {
+	mounts := []string{"/"}
+	for _, v := range s.root.Volumes() {
+		if v.Mount == "/" {
+			continue
+		}
+		if _, err := sys.Lstat(v.Dir, transact.Dir); err == nil {
+			mounts = append(mounts, v.Mount)
+		}
+	}
+	return mounts
 }
 
 // openVolumes makes those file systems writable that d changes something on. A
@@ -137,7 +153,7 @@ func (s *session) openVolumes(d *change.Delta) error {
 // openCache finds a place for the indexes: ROOT/.liveupd, else under /run.
 // Without one every run reads the whole tree; that is slow, not wrong.
 func (s *session) openCache() {
-	if s.mode == cacheOnly {
+	if s.mode == cacheOnly && s.req.Verb == "plan" {
 		// The store makes its folder as an apply would; on a read-only root it cannot.
 		if store, err := transact.Open(s.k, s.vols); err == nil {
 			store.Close()
@@ -240,11 +256,13 @@ func (s *session) restoreReadOnly() {
 	}
 }
 
-// endWith restores and tells in the report what could not be.
-func (s *session) endWith(report *change.Report) {
-	told := len(s.warnings)
+// leave ends a verb that had the root writable; what went wrong on the way out
+// still reaches the report.
+func (s *session) leave(report *change.Report) {
 	s.restoreReadOnly()
-	report.Warnings = append(report.Warnings, s.warnings[told:]...)
+	report.Warnings = append(report.Warnings, s.warnings...)
+	s.warnings = nil
+	s.close()
 }
 
 func (s *session) close() {
@@ -337,12 +355,12 @@ func (s *session) currentBase() (*catalog.Base, string, error) {
 	if err != nil {
 		return nil, "", err
 	}
-	open := map[string]bool{}
+	committed := map[string]bool{firstBase: true}
 	for _, g := range list {
-		open[g.ID] = g.State != "verified"
+		committed[g.ID] = g.State == "verified"
 	}
 	for _, id := range slices.Backward(ids) {
-		if open[id] {
+		if !committed[id] {
 			continue
 		}
 		dir, err := s.stateDir()
@@ -379,6 +397,20 @@ func (s *session) dropBases(drop func(id string) bool) error {
 		}
 	}
 	return nil
+}
+
+// dropOrphanBases removes the records of updates that never were committed:
+// those that recovery has just removed, and those of which nothing is left.
+func (s *session) dropOrphanBases(removed map[string]bool) error {
+	list, err := s.store.List()
+	if err != nil {
+		return err
+	}
+	known := map[string]bool{firstBase: true}
+	for _, g := range list {
+		known[g.ID] = g.State != "rolled-back"
+	}
+	return s.dropBases(func(id string) bool { return removed[id] || !known[id] })
 }
 
 // collect drops old generations, and the bases that no kept one can return to.

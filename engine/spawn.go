@@ -9,8 +9,11 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"os/signal"
 	"strings"
 	"sync"
+	"syscall"
+	"time"
 
 	"github.com/liveupd/liveupd/change"
 	"github.com/liveupd/liveupd/internal/systemd"
@@ -117,6 +120,7 @@ func Spawn(ctx context.Context, req Request, ev Events) (any, error) {
 		return nil, fmt.Errorf("cannot make a pipe: %w", err)
 	}
 	defer fromWorker.Close()
+	began := time.Now().Unix()
 	wait, err := startWorker(ctx, req, toWorker, theirs)
 	toWorker.Close()
 	theirs.Close()
@@ -131,10 +135,41 @@ func Spawn(ctx context.Context, req Request, ev Events) (any, error) {
 	defer stop()
 	result, got, err := relay(fromWorker, ours, ev)
 	if waitErr := wait(); !got {
-		return nil, change.WithHint(errors.Join(errors.New("the worker ended without a result"), waitErr),
-			"run: liveupd recover")
+		return killed(req, began, errors.Join(errors.New("the worker ended without a result"), waitErr))
 	}
 	return result, err
+}
+
+// killed says what became of a run whose worker was killed: by now systemd has
+// run the recovery, and the store knows.
+func killed(req Request, began int64, cause error) (any, error) {
+	req.Verb = "history"
+	result, err := (&Engine{}).Run(context.Background(), req, Events{})
+	list, _ := result.([]change.Generation)
+	if err != nil {
+		return nil, change.WithHint(errors.Join(cause, err), "run: liveupd recover")
+	}
+	if g, cutOff := unfinished(list); cutOff {
+		return nil, change.WithHint(fmt.Errorf("%w: %w; transaction %s is %s", change.ErrNeedsPerson, cause, g.ID, g.State), "run: liveupd recover")
+	}
+	for _, g := range list {
+		if g.Time < began {
+			break
+		}
+		if g.State == "verified" {
+			report := newReport("apply")
+			report.ID, report.PlanID, report.Result, report.HostAction = g.ID, g.PlanID, "done", g.HostAction
+			if g.HostAction > change.ActionNone {
+				report.Result = "pending"
+			}
+			report.Warnings = append(report.Warnings, cause.Error()+"; the recovery finished its work")
+			return report, nil
+		}
+		if g.State == "rolled-back" {
+			return nil, fmt.Errorf("%w; everything was rolled back: %w", cause, ErrRolledBack)
+		}
+	}
+	return nil, fmt.Errorf("%w: %w", cause, ErrNothingCommitted)
 }
 
 func relay(from io.Reader, to io.Writer, ev Events) (result any, got bool, err error) {
@@ -232,6 +267,14 @@ func startWorker(ctx context.Context, req Request, stdin, stdout *os.File) (wait
 
 // startInside starts the process in the private mount namespace.
 func startInside(stdin, stdout *os.File) (wait func() error, err error) {
+	cmd, err := inside(stdin, stdout)
+	if err != nil {
+		return nil, err
+	}
+	return func() error { return waitInside(cmd) }, nil
+}
+
+func inside(stdin, stdout *os.File) (*exec.Cmd, error) {
 	cmd, err := nsmount.Command([]string{WorkerInsideArg})
 	if err != nil {
 		return nil, err
@@ -240,23 +283,32 @@ func startInside(stdin, stdout *os.File) (wait func() error, err error) {
 	if err := nsmount.Start(cmd); err != nil {
 		return nil, fmt.Errorf("cannot start the worker in a private mount namespace: %w", err)
 	}
-	return func() error {
-		err := cmd.Wait()
-		if _, ok := errors.AsType[*exec.ExitError](err); ok {
-			return fmt.Errorf("the worker: %w", err)
-		}
-		return err
-	}, nil
+	return cmd, nil
+}
+
+func waitInside(cmd *exec.Cmd) error {
+	err := cmd.Wait()
+	if _, ok := errors.AsType[*exec.ExitError](err); ok {
+		return fmt.Errorf("the worker: %w", err)
+	}
+	return err
 }
 
 // Worker is the main function of "worker": it starts the inner worker and
 // waits for it.
 func Worker() error {
-	wait, err := startInside(os.Stdin, os.Stdout)
+	cmd, err := inside(os.Stdin, os.Stdout)
 	if err != nil {
 		return err
 	}
-	return wait()
+	terms := make(chan os.Signal, 1)
+	signal.Notify(terms, syscall.SIGTERM)
+	go func() {
+		for range terms {
+			_ = cmd.Process.Signal(syscall.SIGTERM) // it decides whether to undo or to finish
+		}
+	}()
+	return waitInside(cmd)
 }
 
 // WorkerInside is the main function of "worker-inside".
@@ -275,8 +327,15 @@ func WorkerInside() error {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	w := &workerSide{out: json.NewEncoder(os.Stdout), answers: make(chan bool, 1), agreed: req.NoPrompt}
+	w := &workerSide{ctx: ctx, out: json.NewEncoder(os.Stdout), answers: make(chan bool, 1), agreed: req.NoPrompt}
 	go w.listen(in, cancel)
+	// systemctl stop and a shutdown: undo before the commit point, finish after it.
+	terms := make(chan os.Signal, 1)
+	signal.Notify(terms, syscall.SIGTERM)
+	go func() {
+		<-terms
+		cancel()
+	}()
 	ev := Events{Emit: w.emit}
 	if !req.NoPrompt {
 		ev.Confirm = w.confirm
@@ -289,6 +348,7 @@ func WorkerInside() error {
 // workerSide speaks the worker's half of the conversation. What can no longer
 // be delivered, because the caller is gone, is dropped: the work goes on.
 type workerSide struct {
+	ctx     context.Context
 	mu      sync.Mutex
 	out     *json.Encoder
 	answers chan bool
@@ -310,10 +370,10 @@ func (w *workerSide) listen(in *bufio.Reader, cancel func()) {
 		}
 		if err != nil {
 			if !agreed {
-				// Nobody is left to agree.
 				cancel()
-				close(w.answers)
 			}
+			// Nobody is left to agree to anything more.
+			close(w.answers)
 			return
 		}
 	}
@@ -345,7 +405,12 @@ func (w *workerSide) emit(v any) {
 
 func (w *workerSide) confirm(p *change.Plan) bool {
 	w.send(message{Kind: "confirm"}, p)
-	return <-w.answers
+	select {
+	case yes := <-w.answers:
+		return yes
+	case <-w.ctx.Done():
+		return false
+	}
 }
 
 func (w *workerSide) result(v any, err error) {

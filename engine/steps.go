@@ -55,12 +55,10 @@ func (r *run) runSteps(ctx context.Context, steps []change.Step) ([]change.StepR
 		return nil, err
 	}
 	defer bus.Close()
-	for _, st := range steps {
-		if err := r.record(change.StepResult{Step: st, Result: "begun"}); err != nil {
-			return nil, err
-		}
-	}
 	var unrecorded error
+	for _, st := range steps {
+		unrecorded = errors.Join(unrecorded, r.record(change.StepResult{Step: st, Result: "begun"}))
+	}
 	results, err := restart.Run(ctx, bus, steps, restart.Options{OnResult: func(res change.StepResult) {
 		res.MessageType = "step"
 		r.ev.emit(res)
@@ -114,13 +112,12 @@ func (r *run) finish(ctx context.Context, stopped []change.StepResult, after []c
 	}
 	began := time.Now()
 	r.lookAgain(ctx)
+	r.conclude()
 	if err := r.tx.Verified(); err != nil {
 		return r.revert(ctx, err, append(slices.Clone(stopped), done...))
 	}
 	r.step("verify", r.s.req.Root, "", began, nil)
-	r.conclude()
 	r.s.collect()
-	r.report.Warnings = append(r.report.Warnings, r.s.warnings...)
 	return nil
 }
 
@@ -132,10 +129,9 @@ func (r *run) conclude() {
 			r.report.Deferred = append(r.report.Deferred, u)
 		}
 	}
-	// A tree has nothing pending: no machine runs it. daemon-reload and
-	// daemon-reexec are steps that have been carried out.
-	if r.s.req.Live() && r.p.plan.HostAction > change.ActionDaemonReexec {
-		r.report.HostAction = r.p.plan.HostAction
+	// A tree has nothing pending: no machine runs it.
+	if host := r.p.plan.HostAction; r.s.req.Live() && host > change.ActionNone && !r.carriedOut(host) {
+		r.report.HostAction = host
 		r.report.Result = "pending"
 	}
 	if r.tx == nil || !r.s.req.Live() {
@@ -148,6 +144,14 @@ func (r *run) conclude() {
 	if err := r.tx.SetPending(r.report.HostAction, deferred); err != nil {
 		r.s.warnings = append(r.s.warnings, fmt.Sprintf("what is pending was not recorded: %v", err))
 	}
+}
+
+// carriedOut tells whether a host action was a step of this run: a
+// daemon-reload or daemon-reexec that --max allowed.
+func (r *run) carriedOut(host change.Action) bool {
+	return slices.ContainsFunc(r.report.Steps, func(res change.StepResult) bool {
+		return res.Step.Do == host.String() && res.Result == "done"
+	})
 }
 
 // lookAgain scans the processes once more for what the plan should have
@@ -179,6 +183,10 @@ func (r *run) lookAgain(ctx context.Context) {
 // so that they start from the old files.
 func (r *run) revert(ctx context.Context, cause error, done []change.StepResult) error {
 	r.ev.progress("reverting", 0, 0, "", cause.Error())
+	inverse := restart.Inverse(done)
+	if err := r.promise(inverse); err != nil {
+		r.s.warnings = append(r.s.warnings, fmt.Sprintf("what the units are owed was not recorded: %v", err))
+	}
 	began := time.Now()
 	err := r.tx.Revert(ctx)
 	r.step("revert", fmt.Sprintf("%d paths", len(r.p.delta.Entries)), "", began, err)
@@ -194,7 +202,7 @@ func (r *run) revert(ctx context.Context, cause error, done []change.StepResult)
 	}
 	r.report.Result = "rolled-back"
 	r.report.Error = cause.Error()
-	r.report.Warnings = append(r.report.Warnings, append(r.tx.Warnings(), r.s.warnings...)...)
+	r.s.warnings = append(r.s.warnings, r.tx.Warnings()...)
 	return fmt.Errorf("%w; everything was rolled back: %w", cause, ErrRolledBack)
 }
 

@@ -49,11 +49,17 @@ func (t *text) clear() {
 
 // Progress keeps one line at the foot of the terminal up to date.
 func (t *text) Progress(p change.Progress) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if p.Phase == change.PhaseInterrupted {
+		// Whoever pressed Ctrl-C must learn what became of it, on a pipe too.
+		t.clear()
+		fmt.Fprintf(t.diag, "%s %s\n", t.paint(yellow, "interrupted,"), clean(p.Detail))
+		return
+	}
 	if t.o.Width == 0 {
 		return
 	}
-	t.mu.Lock()
-	defer t.mu.Unlock()
 	line := p.Phase
 	switch {
 	case p.Total > 0 && p.Unit == "bytes":
