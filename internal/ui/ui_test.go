@@ -199,6 +199,15 @@ func TestNoProgressOnAPipe(t *testing.T) {
 	}
 }
 
+// What became of a Ctrl-C is told on a pipe too.
+func TestInterrupted(t *testing.T) {
+	var out, diag bytes.Buffer
+	New(&out, &diag, Options{}).Progress(change.Progress{Phase: change.PhaseInterrupted, Detail: "past the commit point: the run goes on to its end"})
+	if got, want := diag.String(), "interrupted, past the commit point: the run goes on to its end\n"; got != want || out.Len() != 0 {
+		t.Errorf("diagnostics = %q, results = %q; want %q and nothing", got, out.String(), want)
+	}
+}
+
 func TestJSONLines(t *testing.T) {
 	var out, diag bytes.Buffer
 	r := New(&out, &diag, Options{JSON: true, Color: true, Width: 80})
