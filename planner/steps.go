@@ -61,9 +61,8 @@ func (p *planning) steps(out *change.Plan) []change.Step {
 	if len(list) > 0 {
 		add("verify", "/", "")
 	}
-	if a := out.HostAction; a > change.ActionDaemonReexec && a <= p.in.Policy.Max {
-		add(a.String(), "host", "")
-	}
+	// A reboot of any kind is no step of this run: apply and reboot are two
+	// steps that can be called apart, and host_action tells what is pending.
 	return list
 }
 

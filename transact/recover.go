@@ -118,14 +118,14 @@ func (s *Store) recoverOne(id string, st journal.Status, r *Recovery) error {
 		}
 		r.Warnings = append(r.Warnings, "the update could not be finished, it is taken back: "+err.Error())
 		if err := t.setRollingBack(); err != nil {
-			return needsPerson(id, err)
+			return t.endedAttempt(err)
 		}
 	}
 	if err := m.reverse(); err != nil {
-		return needsPerson(id, err)
+		return t.endedAttempt(err)
 	}
 	if err := t.barrier(); err != nil {
-		return needsPerson(id, err)
+		return t.endedAttempt(err)
 	}
 	r.Did, r.Tree = "reversed", "old"
 	if len(r.Missing) > 0 {
@@ -135,6 +135,13 @@ func (s *Store) recoverOne(id string, st journal.Status, r *Recovery) error {
 		return needsPerson(id, err)
 	}
 	return nil
+}
+
+// endedAttempt is an attempt that did not succeed but came to its end: it does
+// not count. The counter is for those that take the machine down with them;
+// who has mended what this one met may try as often as it takes.
+func (t *Tx) endedAttempt(err error) error {
+	return needsPerson(t.ID(), errors.Join(err, t.resetAttempts()))
 }
 
 // setRollingBack keeps the count of attempts: a reversal that dies is an attempt too.

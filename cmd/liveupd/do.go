@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"strings"
 
@@ -37,6 +38,13 @@ func (o *options) fail(err error) {
 // any other root here.
 func (o *options) do(ctx context.Context, req engine.Request, r ui.Renderer) (any, error) {
 	req.Root = o.root
+	if req.Keep == 0 {
+		// A recovery must not fail for a setting, nor collect what it says to keep.
+		req.Keep = math.MaxInt
+		if cfg, err := config.Load(o.root); err == nil {
+			req.Keep = cfg.Keep
+		}
+	}
 	req, err := engine.Prepare(req)
 	if err != nil {
 		return nil, err
@@ -52,7 +60,7 @@ func (o *options) do(ctx context.Context, req engine.Request, r ui.Renderer) (an
 		}
 	}}
 	if o.asks() {
-		ev.Confirm = confirm
+		ev.Confirm = func(*change.Plan) bool { return confirm(ctx) }
 	} else {
 		req.NoPrompt = true
 	}
@@ -74,14 +82,25 @@ func (o *options) asks() bool {
 	return !o.yes && !o.json && sys.TerminalWidth(os.Stdin) > 0 && sys.TerminalWidth(os.Stderr) > 0
 }
 
-func confirm(*change.Plan) bool {
+func confirm(ctx context.Context) bool {
 	fmt.Fprint(os.Stderr, "Proceed? [y/N] ")
-	line, err := bufio.NewReader(os.Stdin).ReadString('\n')
-	if err != nil {
+	// A read of a terminal cannot be interrupted: an interrupt leaves it behind.
+	lines := make(chan string, 1)
+	go func() {
+		line, err := bufio.NewReader(os.Stdin).ReadString('\n')
+		if err != nil {
+			fmt.Fprintln(os.Stderr)
+		}
+		lines <- line
+	}()
+	select {
+	case line := <-lines:
+		answer := strings.ToLower(strings.TrimSpace(line))
+		return answer == "y" || answer == "yes"
+	case <-ctx.Done():
 		fmt.Fprintln(os.Stderr)
+		return false
 	}
-	answer := strings.ToLower(strings.TrimSpace(line))
-	return answer == "y" || answer == "yes"
 }
 
 // defaults fills a request from the configuration of the root.

@@ -51,7 +51,8 @@ func work(main func() error) int {
 func run(args []string) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	signal.Ignore(syscall.SIGPIPE)
+	// The session that a run was called from may end through its own update.
+	signal.Ignore(syscall.SIGPIPE, syscall.SIGHUP)
 	root, state := newRoot()
 	root.SetArgs(args)
 	err := root.ExecuteContext(ctx)
