@@ -213,7 +213,7 @@ func (p *planning) finish() *change.Plan {
 	p.count(out)
 	p.collectChecks()
 	out.Checks = p.checks
-	out.Steps = p.steps(out)
+	out.Steps = p.steps()
 	out.Unaffected = p.unaffected()
 	out.ID = p.id(out)
 	out.Warnings = slices.Sorted(maps.Keys(p.warnings))

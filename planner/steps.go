@@ -15,7 +15,7 @@ import (
 // steps is the order in which the plan is carried out. Whatever can fail
 // without harm comes first; a unit that goes is stopped while its definition
 // is still there; all jobs of one kind stand together, for systemd orders them.
-func (p *planning) steps(out *change.Plan) []change.Step {
+func (p *planning) steps() []change.Step {
 	list := []change.Step{}
 	add := func(do, target, undo string) {
 		list = append(list, change.Step{Seq: len(list) + 1, Do: do, Target: target, Undo: undo})
