@@ -284,6 +284,7 @@ func (s *session) resume(ctx context.Context, tx *transact.Tx, plan *change.Plan
 		return err
 	}
 	done := carriedOut(recorded)
+	report.Steps = append(report.Steps, done...)
 	for _, res := range done {
 		if res.Result == "done" {
 			after = slices.DeleteFunc(after, func(st change.Step) bool { return st == res.Step })
