@@ -80,6 +80,7 @@ func (e *Engine) restart(ctx context.Context, req Request, ev Events) (any, erro
 			steps = append(steps, st)
 		}
 	}
+	defer ev.goOn(ctx, "the restarts have begun")()
 	if _, err := r.runSteps(context.WithoutCancel(ctx), steps); err != nil {
 		report.Result, report.Error = "failed", err.Error()
 		return report, err

@@ -69,6 +69,9 @@ func (r Request) Live() bool { return r.Root == "/" }
 type Events struct {
 	Emit    func(any)
 	Confirm func(*change.Plan) bool
+	// Terminated is closed when the caller is told to end, and not just to stop
+	// what it does; nil where it never is.
+	Terminated <-chan struct{}
 }
 
 func (e Events) progress(phase string, done, total int64, unit, detail string) {
@@ -123,6 +126,8 @@ var (
 	ErrUsage = errors.New("usage")
 	// ErrRolledBack: something failed after the commit, and all of it was taken back.
 	ErrRolledBack = errors.New("rolled back")
+	// ErrLeft: the caller was told to end, and the run goes on without it.
+	ErrLeft = errors.New("told to end past the commit point: the run goes on without this process; see: liveupd status")
 	// ErrNothingCommitted wraps a failure before the commit point.
 	ErrNothingCommitted = errors.New("nothing was changed")
 )

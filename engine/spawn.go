@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -103,7 +104,8 @@ func resultKind(v any) string {
 
 // Spawn carries out a request on the running root in a process of its own and
 // relays what it tells. Interrupts reach it as "cancel"; when the caller
-// dies, a run that was agreed to goes on to its end.
+// dies, a run that was agreed to goes on to its end. A caller that is told to
+// end leaves a run that no longer stops (ErrLeft).
 func Spawn(ctx context.Context, req Request, ev Events) (any, error) {
 	req, err := normalize(req)
 	if err != nil {
@@ -133,7 +135,36 @@ func Spawn(ctx context.Context, req Request, ev Events) (any, error) {
 	}
 	stop := context.AfterFunc(ctx, func() { fmt.Fprintln(ours, "cancel") })
 	defer stop()
+	past, done := make(chan struct{}), make(chan struct{})
+	defer close(done)
+	if outlivesCaller(req) {
+		go func() {
+			for _, both := range []<-chan struct{}{ev.Terminated, past} {
+				select {
+				case <-both:
+				case <-done:
+					return
+				}
+			}
+			// Whoever ends us may wait for that before the run can go on: a
+			// service manager that restarts the service of our session.
+			fromWorker.Close()
+		}()
+	}
+	emit := ev.Emit
+	told := sync.OnceFunc(func() { close(past) })
+	ev.Emit = func(v any) {
+		if emit != nil {
+			emit(v)
+		}
+		if p, ok := v.(change.Progress); ok && p.Phase == change.PhaseInterrupted {
+			told()
+		}
+	}
 	result, got, err := relay(fromWorker, ours, ev)
+	if errors.Is(err, fs.ErrClosed) {
+		return nil, ErrLeft
+	}
 	if waitErr := wait(); !got {
 		return killed(req, began, errors.Join(errors.New("the worker ended without a result"), waitErr))
 	}
@@ -233,8 +264,7 @@ func startWorker(ctx context.Context, req Request, stdin, stdout *os.File) (wait
 	if err != nil {
 		return nil, fmt.Errorf("cannot find our own program: %w", err)
 	}
-	mutates := req.Verb == "apply" || req.Verb == "rollback" || req.Verb == "restart"
-	if systemd.Booted() && mutates {
+	if outlivesCaller(req) {
 		bus, err := systemd.Connect(ctx)
 		if err != nil {
 			return nil, err
@@ -263,6 +293,11 @@ func startWorker(ctx context.Context, req Request, stdin, stdout *os.File) (wait
 		}, nil
 	}
 	return startInside(stdin, stdout)
+}
+
+// outlivesCaller tells whether the worker runs in a unit of its own.
+func outlivesCaller(req Request) bool {
+	return systemd.Booted() && (req.Verb == "apply" || req.Verb == "rollback" || req.Verb == "restart")
 }
 
 // startInside starts the process in the private mount namespace.

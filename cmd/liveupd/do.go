@@ -49,7 +49,7 @@ func (o *options) do(ctx context.Context, req engine.Request, r ui.Renderer) (an
 	if err != nil {
 		return nil, err
 	}
-	ev := engine.Events{Emit: func(v any) {
+	ev := engine.Events{Terminated: o.terminated, Emit: func(v any) {
 		switch v := v.(type) {
 		case change.Progress:
 			r.Progress(v)

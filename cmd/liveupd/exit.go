@@ -18,6 +18,7 @@ const (
 	exitRefused    = 6
 	exitPerson     = 7
 	exitSomething  = 10
+	exitLeft       = 128 + 15 // as if SIGTERM had ended it
 )
 
 const exitHelp = `
@@ -30,7 +31,8 @@ EXIT STATUS
   5  another transaction, or apt or dpkg, holds the lock
   6  verification refused the update
   7  recovery needs a person
- 10  with --plan --exit-code: there is something to do`
+ 10  with --plan --exit-code: there is something to do
+143  ended by SIGTERM past the commit point; the run goes on without it`
 
 // exitCode is the one place where errors become exit codes.
 func exitCode(err error) int {
@@ -38,6 +40,7 @@ func exitCode(err error) int {
 		err  error
 		code int
 	}{
+		{engine.ErrLeft, exitLeft},
 		{change.ErrNeedsPerson, exitPerson},
 		{engine.ErrRolledBack, exitRolledBack},
 		{engine.ErrUsage, exitUsage},

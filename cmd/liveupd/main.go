@@ -49,11 +49,12 @@ func work(main func() error) int {
 }
 
 func run(args []string) int {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	ctx, terminated, stop := interruptible()
 	defer stop()
 	// The session that a run was called from may end through its own update.
 	signal.Ignore(syscall.SIGPIPE, syscall.SIGHUP)
 	root, state := newRoot()
+	state.terminated = terminated
 	root.SetArgs(args)
 	err := root.ExecuteContext(ctx)
 	if err == nil {
@@ -67,12 +68,33 @@ func run(args []string) int {
 	return exitCode(err)
 }
 
+// interruptible is cancelled by the first interrupt or SIGTERM; terminated is
+// closed by the first SIGTERM, which asks for the end of this process.
+func interruptible() (ctx context.Context, terminated <-chan struct{}, stop func()) {
+	ctx, cancel := context.WithCancel(context.Background())
+	term := make(chan struct{})
+	came := make(chan os.Signal, 2)
+	signal.Notify(came, os.Interrupt, syscall.SIGTERM)
+	go func() {
+		for sig := range came {
+			cancel()
+			if sig == syscall.SIGTERM {
+				close(term)
+				return
+			}
+		}
+	}()
+	return ctx, term, cancel
+}
+
 // options are the flags that all verbs share.
 type options struct {
 	root    string
 	json    bool
 	yes     bool
 	verbose bool
+
+	terminated <-chan struct{} // closed by SIGTERM
 
 	ran  bool // flags were parsed and a verb began
 	code int  // what to exit with when there is no error

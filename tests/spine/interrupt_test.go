@@ -94,6 +94,26 @@ func TestInterrupt(t *testing.T) {
 		fixture.In(t, m, "rollback", "--yes").Want(t, 0)
 		same(t, "after the rollback", before, treeOf(t, m))
 	})
+
+	// Whoever ends the caller may wait for its end before he lets the run go on.
+	t.Run("ended after the commit point", func(t *testing.T) {
+		r := start(t, m, append([]string{"apply", "--yes"}, source(late)...)...)
+		r.await("the restart", func() bool { return len(program(m, "sleep", "3")) > 0 })
+		interrupt(t, r, syscall.SIGINT)
+		interrupt(t, r, syscall.SIGTERM)
+		// Not by waiting for it: the worker holds its output open.
+		r.await("the caller's end", func() bool { return len(program(m, "liveupd", "apply")) == 0 })
+		if len(program(m, "sleep", "3")) == 0 {
+			t.Error("the caller stayed until the restart was done")
+		}
+		if got := r.wait(); got.Code != 128+int(syscall.SIGTERM) || !strings.Contains(got.Stderr, "the run goes on") {
+			t.Errorf("exit code %d; want that of SIGTERM, and that the run goes on\n%s", got.Code, got.Stderr)
+		}
+		settled(t, m)
+		fixture.In(t, m, "verify").Want(t, 0)
+		fixture.In(t, m, "rollback", "--yes").Want(t, 0)
+		same(t, "after the rollback", before, treeOf(t, m))
+	})
 }
 
 func interrupt(t *testing.T, r *running, sig syscall.Signal) {
