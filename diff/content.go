@@ -78,21 +78,26 @@ func attributes(x *catalog.Index, f *folder, name string, n *change.Node) error 
 
 // describe completes both nodes but for digests.
 func (w *worker) describe(e *encounter) error {
+	if err := w.describeSource(e); err != nil || e.ln == nil {
+		return err
+	}
+	return w.describeLive(e.live, e.dir, e.name, e.ln)
+}
+
+// describeSource completes the source's node but for its digest.
+func (w *worker) describeSource(e *encounter) error {
 	if !w.signed {
 		if err := attributes(w.o.SourceIndex, e.src, e.name, e.sn); err != nil {
 			return fmt.Errorf("cannot read %s of the source: %w", e.srcPath(), err)
 		}
 	}
-	var err error
 	if e.sn.Type == change.Symlink {
+		var err error
 		if e.sn.Target, err = sys.Readlink(e.src.fd, e.name); err != nil {
 			return fmt.Errorf("cannot read %s of the source: %w", e.srcPath(), err)
 		}
 	}
-	if e.ln == nil {
-		return nil
-	}
-	return w.describeLive(e.live, e.dir, e.name, e.ln)
+	return nil
 }
 
 // describeLive completes a live node but for its digest.

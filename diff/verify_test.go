@@ -23,7 +23,7 @@ func TestVerify(t *testing.T) {
 	t.Parallel()
 	tree := []string{
 		"f usr/a x", "f usr/b x", "f usr/mode x", "f usr/gone x", "f usr/type x", "f usr/first x", "h usr/second usr/first",
-		"f usr/third x", "l usr/link a", "f usr/d/e x", "f etc/conf x", "f var/state x", "f usr/local/x x",
+		"f usr/third x", "l usr/link a", "f usr/d/e x", "f etc/conf x", "f var/state x", "l var/lock ../run/lock", "f usr/local/x x",
 	}
 	b := newBed(t, build(t, tree...), build(t, tree...), whole())
 	b.source.whole = true

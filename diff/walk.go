@@ -243,6 +243,10 @@ func (w *worker) layout(e *encounter) error {
 // stays notes an entry that exists where only what is missing is added. It is
 // not read: whatever it holds, it is not touched.
 func (w *worker) stays(e *encounter) error {
+	// The record is what verify compares with.
+	if err := w.describeSource(e); err != nil {
+		return err
+	}
 	w.record(e, e.sn)
 	if e.sn.Type == e.ln.Type && e.sn.Size == e.ln.Size && e.sn.Mode == e.ln.Mode && e.sn.UID == e.ln.UID && e.sn.GID == e.ln.GID {
 		w.identical++
