@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -123,6 +124,7 @@ func Spawn(ctx context.Context, req Request, ev Events) (any, error) {
 	}
 	defer fromWorker.Close()
 	began := time.Now().Unix()
+	before := committed(req)
 	wait, err := startWorker(ctx, req, toWorker, theirs)
 	toWorker.Close()
 	theirs.Close()
@@ -166,14 +168,15 @@ func Spawn(ctx context.Context, req Request, ev Events) (any, error) {
 		return nil, ErrLeft
 	}
 	if waitErr := wait(); !got {
-		return killed(req, began, errors.Join(errors.New("the worker ended without a result"), waitErr))
+		return killed(req, began, before, errors.Join(errors.New("the worker ended without a result"), waitErr))
 	}
 	return result, err
 }
 
 // killed says what became of a run whose worker was killed: by now systemd has
 // run the recovery, and the store knows.
-func killed(req Request, began int64, cause error) (any, error) {
+func killed(req Request, began int64, before []string, cause error) (any, error) {
+	verb := req.Verb
 	req.Verb = "history"
 	result, err := (&Engine{}).Run(context.Background(), req, Events{})
 	list, _ := result.([]change.Generation)
@@ -182,6 +185,9 @@ func killed(req Request, began int64, cause error) (any, error) {
 	}
 	if g, cutOff := unfinished(list); cutOff {
 		return nil, change.WithHint(fmt.Errorf("%w: %w; transaction %s is %s", change.ErrNeedsPerson, cause, g.ID, g.State), "run: liveupd recover")
+	}
+	if verb == "rollback" {
+		return killedRollback(list, before, req.ID, cause)
 	}
 	for _, g := range list {
 		if g.Time < began {
@@ -201,6 +207,45 @@ func killed(req Request, began int64, cause error) (any, error) {
 		}
 	}
 	return nil, fmt.Errorf("%w: %w", cause, ErrNothingCommitted)
+}
+
+// committed lists the transactions that a rollback could take back, the newest first.
+func committed(req Request) []string {
+	if req.Verb != "rollback" {
+		return nil
+	}
+	req.Verb = "history"
+	// The worker says what is wrong with the store, if anything is.
+	result, _ := (&Engine{}).Run(context.Background(), req, Events{})
+	list, _ := result.([]change.Generation)
+	var ids []string
+	for _, g := range list {
+		if g.State == "verified" {
+			ids = append(ids, g.ID)
+		}
+	}
+	return ids
+}
+
+// killedRollback tells how far a rollback had come, of what was committed before.
+func killedRollback(list []change.Generation, before []string, target string, cause error) (any, error) {
+	report := newReport("rollback")
+	for _, g := range list {
+		if g.State == "rolled-back" && slices.Contains(before, g.ID) {
+			report.ID, report.PlanID = g.ID, g.PlanID
+		}
+	}
+	if report.ID == "" {
+		return nil, fmt.Errorf("%w: %w", cause, ErrNothingCommitted)
+	}
+	if target != "" && report.ID != target {
+		report.Result, report.Error = "failed", cause.Error()
+		return report, change.WithHint(fmt.Errorf("%w; everything down to %s was taken back, and not %s", cause, report.ID, target),
+			"run the same command again")
+	}
+	report.Result = "done"
+	report.Warnings = append(report.Warnings, cause.Error()+"; the recovery finished taking "+report.ID+" back")
+	return report, nil
 }
 
 func relay(from io.Reader, to io.Writer, ev Events) (result any, got bool, err error) {

@@ -9,6 +9,7 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/liveupd/liveupd/change"
 	"github.com/liveupd/liveupd/tests/fixture"
 	"github.com/liveupd/liveupd/tests/machine"
 )
@@ -144,6 +145,34 @@ func TestKill(t *testing.T) {
 			fixture.In(t, m, "rollback", "--yes").Want(t, 0)
 			same(t, "after the rollback", old, treeOf(t, m))
 			readOnlyNow(t, m)
+		})
+	}
+
+	for _, state := range []string{"rolling-back", "rolled-back"} {
+		t.Run("a rollback, "+state, func(t *testing.T) {
+			units := m.Units()
+			apply(t, m, plain).Want(t, 0)
+			r := start(t, m, "rollback", "--yes")
+			workers := r.workers()
+			r.await(state, func() bool { return machine.State(m.Image()) == state })
+			kill(t, workers...)
+			got := r.wait()
+			settled(t, m)
+			if got.Code != 0 {
+				t.Errorf("exit code %d of a rollback that the recovery finished: %s", got.Code, got.Stderr)
+			}
+			same(t, "killed", old, treeOf(t, m))
+			readOnlyNow(t, m)
+			unharmed(t, m, units, "pyapp.service", "follower.service", "bystander.service")
+			if got := fixture.Greeting(m); got != "hello 1" {
+				t.Errorf("pyapp says %q", got)
+			}
+			if check := fixture.In(t, m, "check").Want(t, 0); len(check.Check.Units) > 0 || check.Check.HostAction != change.ActionNone {
+				t.Errorf("check finds %+v", check.Check)
+			}
+			if out := fixture.In(t, m, "recover").Want(t, 0); out.Report.Result != "nothing-to-do" {
+				t.Errorf("recover once more: %+v", out.Report)
+			}
 		})
 	}
 
