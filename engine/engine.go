@@ -132,10 +132,16 @@ var (
 	ErrNothingCommitted = errors.New("nothing was changed")
 )
 
-// usage makes an error that exits with the usage code.
-func usage(format string, args ...any) error {
-	return fmt.Errorf("%w: %s", ErrUsage, fmt.Sprintf(format, args...))
-}
+// usageError is ErrUsage in its own words.
+type usageError struct{ error }
+
+func (e usageError) Is(target error) bool { return target == ErrUsage }
+func (e usageError) Unwrap() error        { return e.error }
+
+// Usage marks an error as one of the command line.
+func Usage(err error) error { return usageError{err} }
+
+func usage(format string, args ...any) error { return Usage(fmt.Errorf(format, args...)) }
 
 // Engine runs verbs. The zero value talks to the real kernel.
 type Engine struct {

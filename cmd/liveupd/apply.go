@@ -52,14 +52,14 @@ run goes on to its end, and says so.
 
 func (a *applyOptions) run(cmd *cobra.Command, o *options) error {
 	if a.exitCode && !a.plan {
-		return fmt.Errorf("%w: --exit-code goes with --plan", engine.ErrUsage)
+		return engine.Usage(fmt.Errorf("--exit-code goes with --plan"))
 	}
 	if a.req.Keep < 0 {
-		return fmt.Errorf("%w: --keep takes a positive number, not %d", engine.ErrUsage, a.req.Keep)
+		return engine.Usage(fmt.Errorf("--keep takes a positive number, not %d", a.req.Keep))
 	}
 	if a.max != "" {
 		if err := a.req.Max.UnmarshalText([]byte(a.max)); err != nil || !slices.Contains(change.Ladder(), a.req.Max) {
-			return fmt.Errorf("%w: --max takes one of %v, not %q", engine.ErrUsage, change.Ladder(), a.max)
+			return engine.Usage(fmt.Errorf("--max takes one of %v, not %q", change.Ladder(), a.max))
 		}
 		a.req.MaxSet = true
 	}

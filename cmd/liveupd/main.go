@@ -62,7 +62,7 @@ func run(args []string) int {
 	}
 	if !state.ran {
 		// cobra's own errors: unknown flags, verbs and arguments.
-		err = fmt.Errorf("%w: %w", engine.ErrUsage, err)
+		err = engine.Usage(err)
 	}
 	state.fail(err)
 	return exitCode(err)
