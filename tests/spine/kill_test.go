@@ -89,11 +89,11 @@ func TestKill(t *testing.T) {
 	}{
 		{"staging", plain, func(r *running) bool { return r.transaction() != "" }, "old"},
 		{"staged files", plain, func(r *running) bool { return exists(r, "up/usr/share/many") }, "old"},
-		{"checking", checked, func(r *running) bool { return inCheck(m, "30") }, "old"},
+		{"checking", checked, func(*running) bool { return inCheck(m, "30") }, "old"},
 		{"before the commit", plain, func(r *running) bool { return exists(r, "journal") }, ""},
 		{"committing", plain, in("committing"), "new"},
 		{"swapped", plain, func(r *running) bool { s := r.state(); return s == "swapped" || s == "restarting" }, "new"},
-		{"restarting", plain, func(r *running) bool { return len(program(m, "sleep", "1")) > 0 }, "new"},
+		{"restarting", plain, func(*running) bool { return len(program(m, "sleep", "1")) > 0 }, "new"},
 		{"verified", plain, in("verified"), "new"},
 	}
 	for _, tt := range tests {

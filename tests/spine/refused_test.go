@@ -60,8 +60,9 @@ func TestRefused(t *testing.T) {
 			u.Replace(fixture.GuardedUnit, "ExecStart=/usr/bin/python3 -B /usr/lib/guarded/main.py", "ExecStart=/usr/bin/false").
 				Replace(fixture.EnvappUnit, "[Service]\n", "[Service]\nEnvironment=NEW=1\n")
 		}, "guarded.service", []string{"guarded.service", "envapp.service"}, ""},
-		{"a program", func(u *fixture.Tree) { u.File("usr/bin/sleep", "no program\n", 0o755) },
-			"bystander.service", []string{"bystander.service", "envapp.service", "follower.service"}, "Exec format error"},
+		{"a program", func(u *fixture.Tree) {
+			u.File("usr/bin/sleep", "no program\n", 0o755)
+		}, "bystander.service", []string{"bystander.service", "envapp.service", "follower.service"}, "Exec format error"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

@@ -77,8 +77,10 @@ func TestSSH(t *testing.T) {
 				t.Fatalf("the plan restarts %v; want ssh.service among them", want)
 			}
 
-			args := []string{"ssh", "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-o", "BatchMode=yes", "root@127.0.0.1",
-				"/usr/local/bin/liveupd apply --yes --json " + strings.Join(source(dir), " ")}
+			args := []string{
+				"ssh", "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-o", "BatchMode=yes", "root@127.0.0.1",
+				"/usr/local/bin/liveupd apply --yes --json " + strings.Join(source(dir), " "),
+			}
 			if tt.cut {
 				args = slices.Insert(args, 1, "-tt")
 			}
