@@ -229,9 +229,10 @@ func TestFurtherChangeNeverLowers(t *testing.T) {
 }
 
 func TestIDStandsForWhatIsDone(t *testing.T) {
-	build := func(pid int, comm string, hour uint64, max change.Action, content string) string {
+	build := func(pid int, comm string, hour uint64, max change.Action, ctime string) string {
 		s := machine().replace(libssl)
-		s.in.Delta.Entries[0].New = file(content)
+		s.in.Delta.Entries[0].New = file("new")
+		s.in.Delta.Entries[0].New.CtimeNS = int64(ctime[0])
 		s.in.Policy.Max = max
 		s.unit("a.service", "").LastStartUSec = hour
 		s.maps("a.service", pid, comm, libssl)
@@ -246,10 +247,28 @@ func TestIDStandsForWhatIsDone(t *testing.T) {
 		t.Errorf("the ID depends on processes and times: %s, then %s", id, got)
 	}
 	if got := build(10, "a", 1, change.ActionReboot, "y"); got == id {
-		t.Error("other content has the same ID")
+		t.Error("a source that was written to has the same ID")
 	}
 	if got := build(10, "a", 1, change.ActionReload, "x"); got == id {
 		t.Error("other actions have the same ID")
+	}
+}
+
+// An index that has learned a digest since must not make another plan of it.
+func TestIDWithoutDigests(t *testing.T) {
+	build := func(forget func(*change.Entry)) string {
+		s := machine().replace(libssl)
+		forget(&s.in.Delta.Entries[0])
+		return Make(s.in).ID
+	}
+	known := build(func(*change.Entry) {})
+	for _, forget := range []func(*change.Entry){
+		func(e *change.Entry) { e.Old.Digest = change.Digest{} },
+		func(e *change.Entry) { e.New.Digest = change.Digest{} },
+	} {
+		if got := build(forget); got != known {
+			t.Errorf("with a digest less the ID is %s; want %s", got, known)
+		}
 	}
 }
 

@@ -99,12 +99,13 @@ func paths(n int) string {
 // the same ID.
 func (p *planning) id(out *change.Plan) string {
 	type object struct {
-		Type                  change.Type
-		Mode, UID, GID        uint32
-		Size, MtimeNS         int64
-		Rdev                  uint64
-		Target, Digest, Links []byte
-		Xattrs                map[string][]byte
+		Type           change.Type
+		Mode, UID, GID uint32
+		Size, MtimeNS  int64
+		CtimeNS        int64 // of what comes only
+		Rdev           uint64
+		Target, Links  []byte
+		Xattrs         map[string][]byte
 	}
 	describe := func(n *change.Node) *object {
 		if n == nil {
@@ -117,8 +118,15 @@ func (p *planning) id(out *change.Plan) string {
 		if n.IsDir() {
 			o.MtimeNS = 0 // the machine's own doings below it
 		}
-		if !n.Digest.IsZero() {
-			o.Digest = n.Digest[:]
+		return o
+	}
+	// Whether a digest is known depends on what an index happens to hold, so the
+	// ID goes without: the time of the last change of what comes stands for its
+	// content.
+	coming := func(n *change.Node) *object {
+		o := describe(n)
+		if o != nil && !n.IsDir() {
+			o.CtimeNS = n.CtimeNS
 		}
 		return o
 	}
@@ -137,7 +145,7 @@ func (p *planning) id(out *change.Plan) string {
 			Op       change.Op
 			Aspects  change.Aspect
 			Old, New *object
-		}{[]byte(e.Path), e.Op, e.Aspects, describe(e.Old), describe(e.New)})
+		}{[]byte(e.Path), e.Op, e.Aspects, describe(e.Old), coming(e.New)})
 	}
 	for _, u := range out.Units {
 		if u.Action != change.ActionDefer {
