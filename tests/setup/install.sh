@@ -14,6 +14,11 @@ needs=(
 	mkfs.ext4:e2fsprogs # file systems to test on
 	mkfs.xfs:xfsprogs
 	mkfs.btrfs:btrfs-progs
+	mksquashfs:squashfs-tools # file systems that are never writable
+	mkfs.erofs:erofs-utils
+	busybox:busybox-static # a root for the staged view that needs no libraries
+	python3:python3 # what scripts import, by the interpreter's own word
+	cpio:cpio
 	losetup:mount
 	nsenter:util-linux
 	ip:iproute2
