@@ -43,6 +43,7 @@ check: ## format, vet, lint and the tests that need no root, in a minute or two
 
 test: build ## install what the tests need, then run all of them
 	tests/setup/install.sh
+	for root in small bookworm trixie; do tests/setup/root.sh $$root >/dev/null || exit 1; done
 	$(GO) vet ./...
 	$(GO) run ./tests/gotest -timeout 33m -- -count=1 ./...
 

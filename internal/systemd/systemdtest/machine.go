@@ -24,8 +24,13 @@ import (
 // variable is set for the tests inside the machine.
 const variable = "LIVEUPD_INSIDE_MACHINE"
 
-// Roots is where cached Debian roots lie.
-const Roots = "/var/cache/liveupd/roots"
+// roots is where cached Debian roots lie; tests/setup/root.sh makes them.
+func roots() string {
+	if dir := os.Getenv("LIVEUPD_CACHE"); dir != "" {
+		return filepath.Join(dir, "roots")
+	}
+	return "/var/cache/liveupd/roots"
+}
 
 // Inside tells whether the test runs in the machine.
 func Inside() bool { return os.Getenv(variable) != "" }
@@ -73,7 +78,7 @@ func boot(t *testing.T, root string) *machine {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root to boot a machine")
 	}
-	lower, err := filepath.EvalSymlinks(filepath.Join(Roots, root))
+	lower, err := filepath.EvalSymlinks(filepath.Join(roots(), root))
 	if err != nil {
 		t.Skipf("no cached root: %v", err)
 	}
