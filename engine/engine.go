@@ -121,7 +121,7 @@ func (e Events) emit(v any) {
 // Sentinels beside those of package change, for the exit code.
 var (
 	// ErrDeclined: the plan was shown and not agreed to.
-	ErrDeclined = errors.New("not confirmed")
+	ErrDeclined = errors.New("not confirmed: nothing was changed")
 	// ErrUsage: the request makes no sense.
 	ErrUsage = errors.New("usage")
 	// ErrRolledBack: something failed after the commit, and all of it was taken back.
