@@ -62,7 +62,7 @@ func TestRefused(t *testing.T) {
 		}, "guarded.service", []string{"guarded.service", "envapp.service"}, ""},
 		{"a program", func(u *fixture.Tree) {
 			u.File("usr/bin/sleep", "no program\n", 0o755)
-		}, "bystander.service", []string{"bystander.service", "envapp.service", "follower.service"}, "Exec format error"},
+		}, "bystander.service", []string{"bystander.service", "envapp.service", "follower.service"}, "203/EXEC"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
