@@ -8,7 +8,9 @@
 //  2. plan with nothing to do: a root of 100,000 files and an equal source tree,
 //     against `rsync -an` of the same two trees and `git status` of the root. Cold: page,
 //     inode and dentry caches are dropped before each run. Warm: after a run of its own.
-//  3. peak memory: the greatest resident set of the process and of all its children.
+//  3. what safety costs: the same apply with and without its barriers, idle and beside a
+//     busy writer; the recovery from half a swap, by the number of files.
+//  4. peak memory: the greatest resident set of the process and of all its children.
 //
 // Figures are medians; beside them stand the least and the greatest. Before the next
 // contender starts, all is written back, and after each apply every file is compared with the
@@ -35,45 +37,77 @@ func main() {
 	if len(os.Args) > 2 && os.Args[1] == frameVerb {
 		os.Exit(frame(os.Args[2], os.Args[3:]))
 	}
+	if len(os.Args) > 1 && os.Args[1] == insideVerb {
+		if err := inside(os.Args[2:]); err != nil {
+			fmt.Fprintln(os.Stderr, "bench:", err)
+			os.Exit(1)
+		}
+		return
+	}
 	liveupd := flag.String("liveupd", "bin/liveupd", "the program to measure")
 	runs := flag.Int("runs", 7, "how often each is run")
 	changed := flag.Int("changed", 5000, "files that an apply changes")
 	size := flag.Int64("bytes", 200<<20, "their size in all")
 	files := flag.Int("files", 100000, "files of the root whose plan is empty")
 	cache := flag.String("cache", "/var/cache/liveupd", "where the file system's image lies")
+	only := flag.String("only", "", "one part alone: "+strings.Join(partNames, ", "))
 	asJSON := flag.Bool("json", false, "print the figures as JSON")
 	flag.Parse()
 	// An interrupt ends the running command; the file system goes all the same.
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if err := run(ctx, *liveupd, *runs, *changed, *files, *size, *cache, *asJSON); err != nil {
+	if err := run(ctx, sizes{*liveupd, *runs, *changed, *files, *size, *cache}, *only, *asJSON); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
 }
 
-func run(ctx context.Context, liveupd string, runs, changed, files int, size int64, cache string, asJSON bool) (err error) {
+// partNames are what -only takes, in the order in which they run.
+var partNames = []string{"apply", "plan", "barriers", "recovery"}
+
+// sizes are what is measured and how large.
+type sizes struct {
+	liveupd string
+	runs    int
+	changed int
+	files   int
+	bytes   int64
+	cache   string
+}
+
+func run(ctx context.Context, z sizes, only string, asJSON bool) (err error) {
+	if only != "" && !slices.Contains(partNames, only) {
+		return fmt.Errorf("there is no part %q, only %s", only, strings.Join(partNames, ", "))
+	}
 	if os.Geteuid() != 0 {
 		return errors.New("needs root: it mounts a file system and drops caches")
 	}
-	program, err := filepath.Abs(liveupd)
+	program, err := filepath.Abs(z.liveupd)
 	if err != nil {
 		return err
 	}
 	if _, err := os.Stat(program); err != nil {
 		return fmt.Errorf("cannot measure liveupd: %w (run make build)", err)
 	}
-	disk, err := newDisk(cache, 4*size+int64(files)*3*4096+2<<30)
+	disk, err := newDisk(z.cache, 4*z.bytes+int64(z.files)*3*4096+2<<30)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, disk.Close()) }()
-	b := &bench{ctx: ctx, liveupd: program, runs: runs, dir: disk.Mount}
-	for _, part := range []func() error{
-		func() error { return b.apply(changed, size) },
-		func() error { return b.emptyPlan(files) },
-	} {
-		if err := part(); err != nil {
+	b := &bench{ctx: ctx, liveupd: program, runs: z.runs, dir: disk.Mount}
+	parts := map[string]func() error{
+		"apply":    func() error { return b.apply(z.changed, z.bytes) },
+		"plan":     func() error { return b.emptyPlan(z.files) },
+		"barriers": func() error { return b.barriers(z.changed, z.bytes) },
+		"recovery": func() error {
+			return b.recovery([]int{z.changed / 10, z.changed, 4 * z.changed}, z.bytes/int64(z.changed)/4)
+		},
+	}
+	for _, name := range partNames {
+		if only != "" && only != name {
+			continue
+		}
+		if err := parts[name](); err != nil {
 			return err
 		}
 	}
