@@ -22,11 +22,15 @@ PROGRAMS := $(notdir $(patsubst %/,%,$(sort $(dir $(wildcard cmd/*/*.go)))))
 VCS   := $(if $(shell git rev-parse HEAD 2>/dev/null),true,false)
 BUILD := CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=$(VCS) -ldflags '-s -w'
 
+# The Debian roots that tests boot, and the packages whose tests have a long form.
+ROOTS := small bookworm trixie
+LONG  := ./transact
+
 .DEFAULT_GOAL := help
-.PHONY: help build run check test bench install clean
+.PHONY: help build run check test test-long bench install clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 build: ## build the programs, static, into bin/
 	@mkdir -p '$(BIN)'
@@ -43,9 +47,14 @@ check: ## format, vet, lint and the tests that need no root, in a minute or two
 
 test: build ## install what the tests need, then run all of them
 	tests/setup/install.sh
-	for root in small bookworm trixie; do tests/setup/root.sh $$root >/dev/null || exit 1; done
+	for root in $(ROOTS); do tests/setup/root.sh $$root >/dev/null || exit 1; done
 	$(GO) vet ./...
 	$(GO) run ./tests/gotest -timeout 33m -- -count=1 ./...
+
+test-long: build ## the fault, crash and power-cut suites in full, in under two hours
+	tests/setup/install.sh
+	for root in $(ROOTS); do tests/setup/root.sh $$root >/dev/null || exit 1; done
+	LIVEUPD_LONG=1 $(GO) run ./tests/gotest -timeout 118m -- -count=1 $(LONG)
 
 bench: build ## measure: apply, swap, empty plan, memory
 	tests/setup/install.sh
