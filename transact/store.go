@@ -146,7 +146,8 @@ func (s *Store) Lock() error {
 		if err != nil {
 			return fmt.Errorf("cannot lock %s: %w", s.vols[0].homePath(), err)
 		}
-		return fmt.Errorf("cannot lock %s: %s holds it: %w", s.vols[0].homePath(), lockHolder(node.Ino), change.ErrLocked)
+		return change.WithHint(fmt.Errorf("cannot lock %s: %s holds it: %w", s.vols[0].homePath(), lockHolder(node.Ino), change.ErrLocked),
+			"wait until it ends, then run the same command again")
 	}
 	s.lock = f
 	return nil

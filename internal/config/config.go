@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"syscall"
 
 	"github.com/pelletier/go-toml/v2"
 
@@ -70,7 +71,8 @@ func Load(root string) (*Config, error) {
 
 func (c *Config) read(name string) (found bool, err error) {
 	data, err := os.ReadFile(name)
-	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) && os.Geteuid() != 0 {
+	// A root that is a file is named by who opens it.
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) || errors.Is(err, fs.ErrPermission) && os.Geteuid() != 0 {
 		return false, nil
 	}
 	if err != nil {
