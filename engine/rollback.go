@@ -32,6 +32,13 @@ func (e *Engine) rollback(ctx context.Context, req Request, ev Events) (any, err
 	if err != nil {
 		return nil, err
 	}
+	// All of them are looked at before the first goes back.
+	for _, g := range targets {
+		if err := s.checkKept(ctx, g, ev); err != nil {
+			report.ID, report.Result, report.Error = g.ID, "failed", err.Error()
+			return report, err
+		}
+	}
 	for i, g := range targets {
 		if err := s.rollbackOne(ctx, g, report, ev); err != nil {
 			return report, err
@@ -70,6 +77,45 @@ func (s *session) rollbackTargets(id string) ([]change.Generation, error) {
 	return nil, change.WithHint(fmt.Errorf("cannot roll back %s: no kept generation has this id", id), "see: liveupd history")
 }
 
+// checkKept reads what a generation keeps: bit rot in it is found before
+// anything is changed, and said with the way out.
+func (s *session) checkKept(ctx context.Context, g change.Generation, ev Events) error {
+	tx, err := s.store.Load(g.ID)
+	if err != nil {
+		return err
+	}
+	defer tx.Close()
+	ev.progress("reading", 0, 0, "files", "what "+g.ID+" keeps")
+	err = tx.CheckKept(ctx, func(files, _ int64) { ev.progress("reading", files, 0, "files", "") })
+	if !errors.Is(err, change.ErrVerification) {
+		return err
+	}
+	err = fmt.Errorf("%w; %w", err, ErrNothingCommitted)
+	before, ok := s.generationBefore(g.ID)
+	if !ok {
+		return change.WithHint(err, "the disk may be failing: look at its log; then put the paths back from a backup, or apply an update that holds them")
+	}
+	return change.WithHint(err, fmt.Sprintf(
+		"the disk may be failing: look at its log; the same tree comes back by applying its source again: liveupd apply --source %s", before.Source))
+}
+
+// repairSource begins the name of the source of a repair's transaction.
+const repairSource = "repair:"
+
+// generationBefore is the update that stood before this one, where it is known.
+func (s *session) generationBefore(id string) (change.Generation, bool) {
+	list, err := s.store.List()
+	if err != nil {
+		return change.Generation{}, false
+	}
+	for _, g := range list {
+		if g.ID < id && g.State == "verified" && g.Source != "" && !strings.HasPrefix(g.Source, repairSource) {
+			return g, true
+		}
+	}
+	return change.Generation{}, false
+}
+
 func (s *session) rollbackOne(ctx context.Context, g change.Generation, report *change.Report, ev Events) error {
 	tx, err := s.store.Load(g.ID)
 	if err != nil {
@@ -82,6 +128,11 @@ func (s *session) rollbackOne(ctx context.Context, g change.Generation, report *
 		return err
 	}
 	defer content.Close()
+	edited, err := tx.Edited()
+	if err != nil {
+		return err
+	}
+	p.delta.Warnings = append(p.delta.Warnings, edited...)
 	if err := s.decide(ctx, p, content, change.Policy{Max: s.req.Max, AllowRemovals: true}, ev); err != nil {
 		return err
 	}

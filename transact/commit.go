@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/liveupd/liveupd/change"
@@ -39,6 +38,9 @@ func (t *Tx) Commit(ctx context.Context) (swap time.Duration, err error) {
 	swap = time.Since(start)
 	if err == nil {
 		err = m.checkRemovedTrees()
+	}
+	if err == nil && !t.s.noDrift {
+		err = m.checkOldFiles()
 	}
 	if err == nil {
 		err = t.barrier()
@@ -202,10 +204,10 @@ func (m *mover) checkLive(op *journal.Op, s spot) error {
 	if !same(op.Old, live) {
 		return driftError(op.Path, "it was replaced")
 	}
-	switch {
-	case op.Kind == journal.Exchange && op.Old.Type == change.Regular:
-		return m.checkWriters(op, s)
-	case op.Kind != journal.Metadata && op.Old.Type == change.Directory:
+	if op.Kind == journal.Metadata {
+		return nil
+	}
+	if op.Old.Type == change.Directory {
 		how, err := m.treeDrift(op, s.live, s.liveName, true)
 		if err != nil {
 			return named("look at", op, err)
@@ -214,24 +216,8 @@ func (m *mover) checkLive(op *journal.Op, s spot) error {
 			return driftError(op.Path, how)
 		}
 	}
-	return nil
-}
-
-// checkWriters refuses a file that a program holds open for writing or mapped
-// shared-writable: after the exchange it would go on writing to the old one.
-func (m *mover) checkWriters(op *journal.Op, s spot) error {
-	f, err := sys.OpenAt(s.live, s.liveName, sys.OpenRead|sys.OpenNoLink|syscall.O_NONBLOCK, resolve)
-	if err != nil {
-		return named("look at", op, err)
-	}
-	defer f.Close()
-	writing, err := sys.OpenForWriting(f)
-	if err != nil {
-		return named("look at", op, err)
-	}
-	if writing {
-		return change.WithHint(fmt.Errorf("cannot replace %s: a running program has it open for writing: %w", op.Path, change.ErrDrift),
-			"stop the program that writes to it (fuser shows it), then plan again")
+	if op.Old.Type == change.Directory || op.Old.Type == change.Regular {
+		return m.checkWriters(op, s)
 	}
 	return nil
 }

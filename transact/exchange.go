@@ -262,6 +262,17 @@ func (m *mover) setInPlace(op *journal.Op, s spot, want, other *journal.Object, 
 		}
 		m.t.warn("%s was modified since: its content and modification time stay", op.Path)
 	}
+	if lenient && op.Kind == journal.Metadata {
+		now, err := sys.Xattrs(s.live, s.liveName)
+		if err != nil {
+			return named("change", op, err)
+		}
+		var told []string
+		want, told = theirs(op, found, now, want, other)
+		for _, text := range told {
+			m.t.warn("%s", text)
+		}
+	}
 	if err := m.set(op, f, s, found, want, other, edited); err != nil {
 		return named("change", op, err)
 	}
@@ -306,17 +317,7 @@ func (m *mover) setXattrs(f *sys.FD, s spot, want, other map[string][]byte) erro
 	if err != nil {
 		return err
 	}
-	keys := make([]string, 0, len(want)+len(other))
-	for key := range want {
-		keys = append(keys, key)
-	}
-	for key := range other {
-		if _, ok := want[key]; !ok {
-			keys = append(keys, key)
-		}
-	}
-	slices.Sort(keys)
-	for _, key := range keys {
+	for _, key := range sides(want, other) {
 		val, wanted := want[key]
 		has, there := now[key]
 		switch {
@@ -330,6 +331,21 @@ func (m *mover) setXattrs(f *sys.FD, s spot, want, other map[string][]byte) erro
 		}
 	}
 	return nil
+}
+
+// sides are the attributes that either side names, sorted.
+func sides(want, other map[string][]byte) []string {
+	keys := make([]string, 0, len(want)+len(other))
+	for key := range want {
+		keys = append(keys, key)
+	}
+	for key := range other {
+		if _, ok := want[key]; !ok {
+			keys = append(keys, key)
+		}
+	}
+	slices.Sort(keys)
+	return keys
 }
 
 func (t *Tx) warn(format string, args ...any) {

@@ -3,6 +3,7 @@ package transact
 import (
 	"fmt"
 	"io/fs"
+	"path"
 	"syscall"
 
 	"github.com/liveupd/liveupd/change"
@@ -48,11 +49,19 @@ func (m *mover) undo(op *journal.Op) error {
 // committed, with all that lies below it.
 func (m *mover) pristineNew(op *journal.Op, dir *sys.FD, name string, found *journal.Object) (bool, error) {
 	clean, err := pristine(dir, name, op.New, found)
-	if err != nil || !clean || op.New.Type != change.Directory {
-		return clean, err
+	if err != nil || !clean || otherMetadata(op.New, found) {
+		return false, err
+	}
+	if op.New.Type != change.Directory {
+		return true, nil
 	}
 	how, err := m.treeDrift(op, dir, name, false)
 	return how == "", err
+}
+
+// otherMetadata tells whether somebody gave an object another mode or owner.
+func otherMetadata(want, found *journal.Object) bool {
+	return want.Mode != found.Mode || want.UID != found.UID || want.GID != found.GID
 }
 
 func (m *mover) undoAdd(op *journal.Op, s spot, live, staged *journal.Object) error {
@@ -135,13 +144,8 @@ func (m *mover) undoRemove(op *journal.Op, s spot, live, staged *journal.Object)
 
 // save lays somebody's version of a path beside it.
 func (m *mover) save(op *journal.Op, dir *sys.FD, name string, s spot) error {
-	for n := range 1000 {
-		suffix := savedSuffix
-		if n > 0 {
-			suffix = fmt.Sprintf("%s.%d", savedSuffix, n)
-		}
-		const nameMax = 255
-		beside := s.liveName[:min(len(s.liveName), nameMax-len(suffix))] + suffix
+	for n := range savedTries {
+		beside := besideName(s.liveName, n)
 		err := m.rename(op, dir, name, s.live, beside, sys.RenameNoReplace)
 		if isErrno(err, syscall.EEXIST) {
 			continue
@@ -149,7 +153,7 @@ func (m *mover) save(op *journal.Op, dir *sys.FD, name string, s spot) error {
 		if err != nil {
 			return named("keep the changed version of", op, err)
 		}
-		m.t.warn("%s was changed after the update: that version is kept as %s", op.Path, beside)
+		m.t.warn("%s was changed after the update: that version is kept as %s", op.Path, path.Join(path.Dir(op.Path), beside))
 		return nil
 	}
 	return fmt.Errorf("cannot keep the changed version of %s: a thousand are there already", op.Path)

@@ -37,6 +37,7 @@ type Tx struct {
 	stage    *staging   // between Stage and Prepare
 	journal  *journal.Journal
 	warnings []string
+	keptRead bool // CheckKept has read all that is kept
 }
 
 // txVolume is a transaction's part on one volume.

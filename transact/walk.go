@@ -71,7 +71,8 @@ func (m *mover) treeDrift(op *journal.Op, dir *sys.FD, name string, old bool) (s
 		if err != nil {
 			return err
 		}
-		if !clean {
+		// Before a commit a new mode goes with the old object, which is kept.
+		if !clean || !old && otherMetadata(want, found) {
 			how = p + " was modified"
 		}
 		return nil
