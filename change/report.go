@@ -79,20 +79,22 @@ type CheckReport struct {
 
 // Damage is one path that is not what the last committed manifest says.
 type Damage struct {
-	Path    string   `json:"path"`
-	Problem string   `json:"problem"` // missing, unexpected, differs
-	Aspects []string `json:"aspects,omitempty"`
-	Owner   string   `json:"owner"` // damage (the image's) or machine (the machine may change it)
-	Detail  string   `json:"detail,omitempty"`
+	MessageType string   `json:"message_type,omitempty"` // "damage" on a line of its own
+	Path        string   `json:"path"`
+	Problem     string   `json:"problem"` // missing, unexpected, differs
+	Aspects     []string `json:"aspects,omitempty"`
+	Owner       string   `json:"owner"` // damage (the image's) or machine (the machine may change it)
+	Detail      string   `json:"detail,omitempty"`
 }
 
-// VerifyReport is what verify found.
+// VerifyReport sums up what verify found: each finding was told when it was met.
 type VerifyReport struct {
 	MessageType string   `json:"message_type"` // "report"
 	Schema      int      `json:"schema"`
 	Verb        string   `json:"verb"` // verify
 	Generation  string   `json:"generation"`
 	Checked     int      `json:"checked"`
-	Damage      []Damage `json:"damage"`
+	Damaged     int      `json:"damaged"` // paths of the image
+	Machine     int      `json:"machine"` // paths that the machine may change
 	Warnings    []string `json:"warnings"`
 }

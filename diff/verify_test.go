@@ -37,15 +37,17 @@ func TestVerify(t *testing.T) {
 	}
 	verify := func() []string {
 		t.Helper()
-		report, err := Verify(context.Background(), b.o, base, b.own.Class)
+		var damage []change.Damage
+		report, err := Verify(context.Background(), b.o, base, b.own.Class, func(d change.Damage) { damage = append(damage, d) })
 		if err != nil {
 			t.Fatal(err)
 		}
+		slices.SortFunc(damage, func(a, b change.Damage) int { return strings.Compare(a.Path, b.Path) })
 		if report.Checked != base.Len() || report.Checked == 0 {
 			t.Errorf("Checked = %d; want %d", report.Checked, base.Len())
 		}
 		var out []string
-		for _, d := range report.Damage {
+		for _, d := range damage {
 			out = append(out, fmt.Sprintf("%s %s %s %s", d.Path, d.Problem, strings.Join(d.Aspects, ","), d.Owner))
 		}
 		return out
@@ -100,9 +102,9 @@ func TestVerifyFull(t *testing.T) {
 		want int
 	}{{false, 1}, {true, 0}} {
 		b.o.Full = tc.full
-		report, err := Verify(context.Background(), b.o, base, b.own.Class)
-		if err != nil || len(report.Damage) != tc.want {
-			t.Errorf("Verify with Full = %v: %d damaged, %v; want %d", tc.full, len(report.Damage), err, tc.want)
+		report, err := Verify(context.Background(), b.o, base, b.own.Class, nil)
+		if err != nil || report.Damaged != tc.want {
+			t.Errorf("Verify with Full = %v: %d damaged, %v; want %d", tc.full, report.Damaged, err, tc.want)
 		}
 	}
 }

@@ -2,16 +2,12 @@ package engine
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"slices"
 	"strings"
 
 	"github.com/liveupd/liveupd/change"
-	"github.com/liveupd/liveupd/diff"
 	"github.com/liveupd/liveupd/internal/systemd"
 	"github.com/liveupd/liveupd/planner"
-	"github.com/liveupd/liveupd/writable"
 )
 
 func (e *Engine) check(ctx context.Context, req Request, ev Events) (any, error) {
@@ -87,63 +83,4 @@ func (e *Engine) restart(ctx context.Context, req Request, ev Events) (any, erro
 	}
 	r.conclude()
 	return report, nil
-}
-
-// verify compares the root with the record of the last committed update.
-func (e *Engine) verify(ctx context.Context, req Request, ev Events) (any, error) {
-	s, err := openSession(e, req, cacheOnly)
-	if err != nil {
-		return nil, err
-	}
-	defer s.close()
-	if err := s.noteUnfinished(); err != nil {
-		return nil, err
-	}
-	base, id, err := s.currentBase()
-	if err != nil {
-		return nil, err
-	}
-	if base == nil {
-		return nil, change.WithHint(errors.New("cannot verify: no committed update is recorded for this root"), "see: liveupd history")
-	}
-	rules, err := writable.New(s.rulesOptions(baseIsWhole(base.Get), nil, nil, base))
-	if err != nil {
-		return nil, err
-	}
-	o := s.diffOptions(ev)
-	o.Full = req.Full
-	report, err := diff.Verify(ctx, o, base, rules.Class)
-	if err != nil {
-		return nil, err
-	}
-	s.saveIndexes(nil, "")
-	report.MessageType, report.Schema, report.Verb, report.Generation = "report", Schema, "verify", id
-	report.Warnings = append(report.Warnings, s.warnings...)
-	for _, d := range report.Damage {
-		if d.Owner == "damage" {
-			return report, change.WithHint(fmt.Errorf("%d paths are not what the update laid down", countDamage(report.Damage)),
-				"apply the same source again to mend them")
-		}
-	}
-	return report, nil
-}
-
-func countDamage(all []change.Damage) int {
-	n := 0
-	for _, d := range all {
-		if d.Owner == "damage" {
-			n++
-		}
-	}
-	return n
-}
-
-// baseIsWhole tells whether a record is that of a whole system: it has an os-release in /usr or /etc.
-func baseIsWhole(get func(string) (*change.Node, bool)) bool {
-	for _, path := range []string{"/usr/lib/os-release", "/etc/os-release"} {
-		if _, ok := get(path); ok {
-			return true
-		}
-	}
-	return false
 }

@@ -54,7 +54,9 @@ type Request struct {
 	Keep          int           `json:"keep,omitempty"`
 	KeysDir       string        `json:"keys_dir,omitempty"`
 	NoPrompt      bool          `json:"no_prompt,omitempty"`
-	Full          bool          `json:"full,omitempty"` // verify: read everything, trust no index
+	Full          bool          `json:"full,omitempty"`      // verify: read everything, trust no index
+	Repair        bool          `json:"repair,omitempty"`    // verify: put back what is damaged
+	PlanOnly      bool          `json:"plan_only,omitempty"` // verify with Repair: change nothing
 	IfUnfinished  bool          `json:"if_unfinished,omitempty"`
 	// Own are the units that the caller runs in, with what leads to it.
 	Own []string `json:"own,omitempty"`
@@ -64,8 +66,8 @@ type Request struct {
 func (r Request) Live() bool { return r.Root == "/" }
 
 // Events is how a verb tells what it does. Emit gets change.Progress,
-// *change.Plan and change.StepResult values, in order, from one goroutine at
-// a time. Confirm is asked once, before anything is staged.
+// *change.Plan, change.StepResult, change.Damage and *change.VerifyReport (before
+// a repair) values, in order, from one goroutine at a time. Confirm is asked once, before anything is staged.
 type Events struct {
 	Emit    func(any)
 	Confirm func(*change.Plan) bool

@@ -33,7 +33,7 @@ const (
 // The conversation with the worker: the request as the first line to it, then
 // "yes", "no" or "cancel"; from it one message a line.
 type message struct {
-	Kind   string          `json:"kind"` // progress, plan, step, confirm, result, error
+	Kind   string          `json:"kind"` // progress, plan, step, finding, verified, confirm, result, error
 	Type   string          `json:"type,omitempty"`
 	Value  json.RawMessage `json:"value,omitempty"`
 	Error  string          `json:"error,omitempty"`
@@ -281,6 +281,16 @@ func relay(from io.Reader, to io.Writer, ev Events) (result any, got bool, err e
 			if json.Unmarshal(m.Value, &r) == nil {
 				ev.emit(r)
 			}
+		case "finding":
+			var d change.Damage
+			if json.Unmarshal(m.Value, &d) == nil {
+				ev.emit(d)
+			}
+		case "verified":
+			r := new(change.VerifyReport)
+			if json.Unmarshal(m.Value, r) == nil {
+				ev.emit(r)
+			}
 		case "result":
 			if result, err = decodeResult(m.Type, m.Value); err != nil {
 				return nil, true, err
@@ -342,7 +352,8 @@ func startWorker(ctx context.Context, req Request, stdin, stdout *os.File) (wait
 
 // outlivesCaller tells whether the worker runs in a unit of its own.
 func outlivesCaller(req Request) bool {
-	return systemd.Booted() && (req.Verb == "apply" || req.Verb == "rollback" || req.Verb == "restart")
+	return systemd.Booted() && (req.Verb == "apply" || req.Verb == "rollback" || req.Verb == "restart" ||
+		req.Verb == "verify" && req.Repair && !req.PlanOnly)
 }
 
 // startInside starts the process in the private mount namespace.
@@ -480,6 +491,10 @@ func (w *workerSide) emit(v any) {
 		w.send(message{Kind: "plan"}, v)
 	case change.StepResult:
 		w.send(message{Kind: "step"}, v)
+	case change.Damage:
+		w.send(message{Kind: "finding"}, v)
+	case *change.VerifyReport:
+		w.send(message{Kind: "verified"}, v)
 	}
 }
 

@@ -57,6 +57,10 @@ func (o *options) do(ctx context.Context, req engine.Request, r ui.Renderer) (an
 			r.Plan(v)
 		case change.StepResult:
 			r.Step(v)
+		case change.Damage:
+			r.Finding(v)
+		case *change.VerifyReport:
+			r.Verify(v)
 		}
 	}}
 	if o.asks() {

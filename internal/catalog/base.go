@@ -21,6 +21,9 @@ const (
 	restart = 16
 )
 
+// Block is of which number of entries Part begins at a multiple.
+const Block = restart
+
 // Base is the recorded base, read. It keeps the file's bytes and where each
 // 16th entry starts. A nil Base holds nothing.
 type Base struct {
@@ -238,6 +241,23 @@ func (b *Base) Paths(prefix string) iter.Seq[string] {
 			c.skip()
 			if i++; i < b.n {
 				c.next()
+			}
+		}
+	}
+}
+
+// Part lists n paths with their nodes from the entry number i on, which is a
+// multiple of Block: what several readers share.
+func (b *Base) Part(i, n int) iter.Seq2[string, *change.Node] {
+	return func(yield func(string, *change.Node) bool) {
+		if i >= b.Len() {
+			return
+		}
+		c := cursor{r: reader{b: b.data[b.starts[i/restart]:]}}
+		for range min(n, b.n-i) {
+			c.next()
+			if !yield(string(c.path), c.r.node()) {
+				return
 			}
 		}
 	}

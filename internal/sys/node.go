@@ -134,6 +134,50 @@ func Xattrs(dir *FD, name string) (map[string][]byte, error) {
 	return out, nil
 }
 
+// Xattrs reads all extended attributes of an object that is open for reading; nil
+// when there are none or the file system has none.
+func (f *FD) Xattrs() (map[string][]byte, error) {
+	defer runtime.KeepAlive(f)
+	var small [256]byte
+	buf := small[:]
+	n, err := f.listxattr(buf)
+	if errors.Is(err, unix.ERANGE) {
+		buf = make([]byte, 65536)
+		n, err = f.listxattr(buf)
+	}
+	if err == nil && n == 0 || errors.Is(err, unix.ENOTSUP) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	out := map[string][]byte{}
+	val := make([]byte, 65536)
+	for key := range bytes.SplitSeq(bytes.TrimRight(buf[:n], "\x00"), []byte{0}) {
+		var size int
+		err := retry("fgetxattr", f.name, func() (err error) {
+			size, err = unix.Fgetxattr(f.n, string(key), val)
+			return err
+		})
+		if errors.Is(err, unix.ENODATA) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		out[string(key)] = bytes.Clone(val[:size])
+	}
+	return out, nil
+}
+
+func (f *FD) listxattr(buf []byte) (n int, err error) {
+	err = retry("flistxattr", f.name, func() (err error) {
+		n, err = unix.Flistxattr(f.n, buf)
+		return err
+	})
+	return n, err
+}
+
 func lgetxattr(path, key string) ([]byte, error) {
 	buf := make([]byte, 1024)
 	for {

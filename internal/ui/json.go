@@ -64,8 +64,13 @@ func (j *jsonRenderer) Check(r *change.CheckReport) {
 func (j *jsonRenderer) Verify(r *change.VerifyReport) {
 	c := *r
 	c.MessageType = "report"
-	c.Damage, c.Warnings = list(c.Damage), list(c.Warnings)
+	c.Warnings = list(c.Warnings)
 	j.line(c)
+}
+
+func (j *jsonRenderer) Finding(d change.Damage) {
+	d.MessageType = "damage"
+	j.line(d)
 }
 
 func (j *jsonRenderer) History(g []change.Generation) { j.generations("history", g) }

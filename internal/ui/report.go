@@ -113,45 +113,43 @@ func groupHits(hits []change.Hit) []string {
 	return out
 }
 
-// Verify prints damage; what the machine itself changed is counted.
+// Finding prints one path that is not as recorded, when it is met; what the
+// machine itself changed only where everything is asked for.
+func (t *text) Finding(d change.Damage) {
+	label, color := "damage", red
+	if d.Owner == "machine" {
+		label, color = "machine", dim
+		if !t.o.Verbose {
+			return
+		}
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.clear()
+	line := fmt.Sprintf("  %s  %s %s", t.paint(color, fmt.Sprintf("%-7s", label)), d.Problem, clean(d.Path))
+	if len(d.Aspects) > 0 {
+		line += ": " + strings.Join(d.Aspects, ", ")
+	}
+	if d.Detail != "" {
+		line += " (" + clean(d.Detail) + ")"
+	}
+	t.printf("%s\n", line)
+}
+
+// Verify sums up; what the machine itself changed is counted.
 func (t *text) Verify(r *change.VerifyReport) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.clear()
 	t.warnings(r.Warnings)
-	damage, own := 0, 0
-	for _, d := range r.Damage {
-		label, color := "damage", red
-		if d.Owner == "machine" {
-			own++
-			if !t.o.Verbose {
-				continue
-			}
-			label, color = "machine", dim
-		} else {
-			damage++
-		}
-		t.printf("  %s  %s %s", t.paint(color, fmt.Sprintf("%-7s", label)), d.Problem, clean(d.Path))
-		for i, a := range d.Aspects {
-			sep := ", "
-			if i == 0 {
-				sep = ": "
-			}
-			t.printf("%s%s", sep, a)
-		}
-		if d.Detail != "" {
-			t.printf(" (%s)", clean(d.Detail))
-		}
-		t.printf("\n")
-	}
 	line := fmt.Sprintf("%s checked against %s: ", plural(r.Checked, "path"), clean(r.Generation))
-	if damage == 0 {
+	if r.Damaged == 0 {
 		t.printf("%s", t.paint(green, line+"no damage"))
 	} else {
-		t.printf("%s", t.paint(red, line+plural(damage, "path")+" damaged"))
+		t.printf("%s", t.paint(red, line+plural(r.Damaged, "path")+" damaged"))
 	}
-	if own > 0 {
-		t.printf("; %s changed by the machine, as it may", plural(own, "path"))
+	if r.Machine > 0 {
+		t.printf("; %s changed by the machine, as it may", plural(r.Machine, "path"))
 	}
 	t.printf("\n")
 }

@@ -18,6 +18,8 @@ type Renderer interface {
 	Step(change.StepResult)
 	Report(*change.Report)
 	Check(*change.CheckReport)
+	// Finding is one path that verify met, Verify the sum of them.
+	Finding(change.Damage)
 	Verify(*change.VerifyReport)
 	History([]change.Generation)
 	Status([]change.Generation)

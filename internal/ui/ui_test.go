@@ -115,10 +115,17 @@ func TestText(t *testing.T) {
 		Step: change.Step{Do: "restart", Target: "nginx.service"}, Result: "failed", USec: 1_200_000,
 		Detail: "its job failed", Journal: "nginx[1]: cannot open\tfile\nnginx[1]: \x1b[2Jexiting\n",
 	}
-	damage := &change.VerifyReport{Generation: "2", Checked: 90000, Damage: []change.Damage{
+	damage := &change.VerifyReport{Generation: "2", Checked: 90000, Damaged: 1, Machine: 1}
+	findings := []change.Damage{
 		{Path: "/usr/bin/x", Problem: "differs", Aspects: []string{"content", "mode"}, Owner: "damage", Detail: "sha256"},
 		{Path: "/etc/y", Problem: "differs", Owner: "machine"},
-	}}
+	}
+	verify := func(r Renderer) {
+		for _, d := range findings {
+			r.Finding(d)
+		}
+		r.Verify(damage)
+	}
 	for _, c := range []struct {
 		name string
 		o    Options
@@ -140,7 +147,8 @@ func TestText(t *testing.T) {
 		{"check", Options{}, func(r Renderer) { r.Check(exampleCheck()) }},
 		{"check-verbose", Options{Verbose: true}, func(r Renderer) { r.Check(exampleCheck()) }},
 		{"check-clean", Options{}, func(r Renderer) { r.Check(&change.CheckReport{Examined: 1200}) }},
-		{"verify", Options{}, func(r Renderer) { r.Verify(damage) }},
+		{"verify", Options{}, verify},
+		{"verify-verbose", Options{Verbose: true}, verify},
 		{"verify-clean", Options{}, func(r Renderer) { r.Verify(&change.VerifyReport{Generation: "2", Checked: 1}) }},
 		{"history", Options{}, func(r Renderer) { r.History(exampleGenerations()); r.History(nil) }},
 		{"status", Options{}, func(r Renderer) { r.Status(exampleGenerations()); r.Status(nil) }},
@@ -216,6 +224,7 @@ func TestJSONLines(t *testing.T) {
 	r.Step(change.StepResult{Result: "done"})
 	r.Report(&change.Report{Verb: "apply"})
 	r.Check(&change.CheckReport{})
+	r.Finding(change.Damage{})
 	r.Verify(&change.VerifyReport{})
 	r.History(nil)
 	r.Status(exampleGenerations())
@@ -223,7 +232,7 @@ func TestJSONLines(t *testing.T) {
 	if diag.Len() != 0 {
 		t.Errorf("JSON on the diagnostics: %q", diag.String())
 	}
-	want := []string{"progress", "plan", "step", "report", "report", "report", "report", "report", "error"}
+	want := []string{"progress", "plan", "step", "report", "report", "damage", "report", "report", "report", "error"}
 	var got []string
 	for line := range bytes.Lines(out.Bytes()) {
 		var v map[string]any
