@@ -70,24 +70,38 @@ func TestRollbackKeepsEachKindOfEdit(t *testing.T) {
 		check      func(t *testing.T, r *rig, name string)
 		back       string // the content of the path afterwards; "-" for none
 	}{
-		{"a replaced file, edited", "replaced", func(r *rig) { write(t, r.live, "replaced", "mine", 0o644) },
-			"replaced.liveupd-saved", content("mine"), "old replaced"},
+		{
+			"a replaced file, edited", "replaced", func(r *rig) { write(t, r.live, "replaced", "mine", 0o644) },
+			"replaced.liveupd-saved", content("mine"), "old replaced",
+		},
 		{"a replaced file, exchanged by an editor", "replaced", func(r *rig) {
 			write(t, r.live, "replaced~", "the new replaced", 0o644)
 			must(t, os.Rename(at(r, "replaced~"), at(r, "replaced")))
 		}, "replaced.liveupd-saved", content("the new replaced"), "old replaced"},
-		{"a replaced file, chmod", "chmodded", func(r *rig) { must(t, os.Chmod(at(r, "chmodded"), 0o600)) },
-			"chmodded.liveupd-saved", mode(0o600), "old chmodded"},
-		{"an added file, edited", "added", func(r *rig) { write(t, r.live, "added", "mine", 0o644) },
-			"added.liveupd-saved", content("mine"), "-"},
-		{"a removed file, made again", "removed", func(r *rig) { write(t, r.live, "removed", "mine", 0o644) },
-			"removed.liveupd-saved", content("mine"), "old removed"},
-		{"a removed folder, made again", "tree-gone", func(r *rig) { write(t, r.live, "tree-gone/mine", "mine", 0o644) },
-			"tree-gone.liveupd-saved/mine", content("mine"), ""},
-		{"an added folder that the machine wrote into", "tree", func(r *rig) { write(t, r.live, "tree/log", "mine", 0o644) },
-			"tree.liveupd-saved/log", content("mine"), "-"},
-		{"an added folder, a file in it edited", "tree", func(r *rig) { write(t, r.live, "tree/b", "mine", 0o644) },
-			"tree.liveupd-saved/b", content("mine"), "-"},
+		{
+			"a replaced file, chmod", "chmodded", func(r *rig) { must(t, os.Chmod(at(r, "chmodded"), 0o600)) },
+			"chmodded.liveupd-saved", mode(0o600), "old chmodded",
+		},
+		{
+			"an added file, edited", "added", func(r *rig) { write(t, r.live, "added", "mine", 0o644) },
+			"added.liveupd-saved", content("mine"), "-",
+		},
+		{
+			"a removed file, made again", "removed", func(r *rig) { write(t, r.live, "removed", "mine", 0o644) },
+			"removed.liveupd-saved", content("mine"), "old removed",
+		},
+		{
+			"a removed folder, made again", "tree-gone", func(r *rig) { write(t, r.live, "tree-gone/mine", "mine", 0o644) },
+			"tree-gone.liveupd-saved/mine", content("mine"), "",
+		},
+		{
+			"an added folder that the machine wrote into", "tree", func(r *rig) { write(t, r.live, "tree/log", "mine", 0o644) },
+			"tree.liveupd-saved/log", content("mine"), "-",
+		},
+		{
+			"an added folder, a file in it edited", "tree", func(r *rig) { write(t, r.live, "tree/b", "mine", 0o644) },
+			"tree.liveupd-saved/b", content("mine"), "-",
+		},
 		{"a symlink", "link", func(r *rig) {
 			must(t, os.Remove(at(r, "link")))
 			must(t, os.Symlink("mine", at(r, "link")))
@@ -96,10 +110,13 @@ func TestRollbackKeepsEachKindOfEdit(t *testing.T) {
 				t.Errorf("%s leads to %q, %v", name, to, err)
 			}
 		}, ""},
-		{"metadata, content edited", "meta", func(r *rig) { write(t, r.live, "meta", "mine", 0o640) },
-			"meta", content("mine"), "mine"},
+		{
+			"metadata, content edited", "meta", func(r *rig) { write(t, r.live, "meta", "mine", 0o640) },
+			"meta", content("mine"), "mine",
+		},
 		{"metadata, chmod", "meta", func(r *rig) { must(t, os.Chmod(at(r, "meta"), 0o600)) }, "meta", mode(0o600), "old meta"},
-		{"metadata, an attribute", "meta-own", func(r *rig) { setxattr(t, r.live, "meta-own", "user.x", "mine") },
+		{
+			"metadata, an attribute", "meta-own", func(r *rig) { setxattr(t, r.live, "meta-own", "user.x", "mine") },
 			"meta-own", func(t *testing.T, r *rig, name string) {
 				buf := make([]byte, 16)
 				n, err := syscall.Getxattr(at(r, name), "user.x", buf)
@@ -107,7 +124,8 @@ func TestRollbackKeepsEachKindOfEdit(t *testing.T) {
 					t.Errorf("user.x of %s is %q, %v", name, buf[:max(n, 0)], err)
 				}
 				mode(0o644)(t, r, name) // what they left alone goes back
-			}, "old meta-own"},
+			}, "old meta-own",
+		},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			r, _, tx := editable(t)
