@@ -56,9 +56,11 @@ func (t *Tx) Commit(ctx context.Context) (swap time.Duration, err error) {
 
 // forward runs all operations in the journal's order.
 func (m *mover) forward(do func(*journal.Op) error) error {
-	for i := range m.t.journal.Ops {
-		op := &m.t.journal.Ops[i]
-		if op.Kind == journal.Member || m.t.vols[op.Volume].dir == nil {
+	for op, err := range m.t.journal.Ops.Where(journal.Moves | journal.InPlace) {
+		if err != nil {
+			return err
+		}
+		if m.t.vols[op.Volume].dir == nil {
 			continue
 		}
 		m.dirs.trim()
@@ -66,18 +68,20 @@ func (m *mover) forward(do func(*journal.Op) error) error {
 			return err
 		}
 	}
-	return m.folderTimes(func(op *journal.Op) *journal.Object { return op.New })
+	return m.folderTimes(journal.NewDir, func(op *journal.Op) *journal.Object { return op.New })
 }
 
 // folderTimes puts back the mtime of each folder that moved itself: xfs sets it
-// when the folder's ".." changes. side gives what lies at the live path.
-func (m *mover) folderTimes(side func(*journal.Op) *journal.Object) error {
-	for i := range m.t.journal.Ops {
-		op := &m.t.journal.Ops[i]
-		want := side(op)
-		if op.Kind == journal.Member || op.Staged == "" || want == nil || want.Type != change.Directory || m.t.vols[op.Volume].dir == nil {
+// when the folder's ".." changes. dirs and side give what lies at the live path.
+func (m *mover) folderTimes(dirs journal.Mark, side func(*journal.Op) *journal.Object) error {
+	for op, err := range m.t.journal.Ops.Where(dirs) {
+		if err != nil {
+			return err
+		}
+		if op.Kind == journal.Member || op.Staged == "" || m.t.vols[op.Volume].dir == nil {
 			continue
 		}
+		want := side(op)
 		m.dirs.trim()
 		s, err := m.spot(op)
 		if err != nil {
@@ -139,10 +143,9 @@ func (m *mover) check(ctx context.Context) error {
 		return fmt.Errorf("cannot commit transaction %s: %s is not mounted", m.t.ID(), strings.Join(missing, ", "))
 	}
 	cleaned := false
-	for i := range m.t.journal.Ops {
-		op := &m.t.journal.Ops[i]
-		if op.Kind == journal.Member {
-			continue
+	for op, err := range m.t.journal.Ops.Where(journal.Moves | journal.InPlace) {
+		if err != nil {
+			return err
 		}
 		if err := ctx.Err(); err != nil {
 			return err
@@ -225,9 +228,11 @@ func (m *mover) checkLive(op *journal.Op, s spot) error {
 // checkRemovedTrees looks into the folders that went: what somebody put there
 // after the look before the commit must not go with them.
 func (m *mover) checkRemovedTrees() error {
-	for i := range m.t.journal.Ops {
-		op := &m.t.journal.Ops[i]
-		if op.Kind == journal.Member || op.Staged == "" || op.Old == nil || op.Old.Type != change.Directory || m.t.vols[op.Volume].dir == nil {
+	for op, err := range m.t.journal.Ops.Where(journal.OldDir) {
+		if err != nil {
+			return err
+		}
+		if op.Kind == journal.Member || op.Staged == "" || m.t.vols[op.Volume].dir == nil {
 			continue
 		}
 		m.dirs.trim()
@@ -251,10 +256,13 @@ func (m *mover) checkRemovedTrees() error {
 // error, so that as little as possible is left to a person.
 func (m *mover) reverse() error {
 	var errs []error
-	for _, names := range []bool{true, false} {
-		for i := range slices.Backward(m.t.journal.Ops) {
-			op := &m.t.journal.Ops[i]
-			if op.Kind == journal.Member || (op.Staged != "") != names || m.t.vols[op.Volume].dir == nil {
+	for _, part := range []journal.Mark{journal.Moves, journal.InPlace} {
+		for op, err := range m.t.journal.Ops.Backward(part) {
+			if err != nil {
+				errs = append(errs, err)
+				break
+			}
+			if m.t.vols[op.Volume].dir == nil {
 				continue
 			}
 			m.dirs.trim()
@@ -262,8 +270,8 @@ func (m *mover) reverse() error {
 				errs = append(errs, err)
 			}
 		}
-		if names {
-			errs = append(errs, m.folderTimes(func(op *journal.Op) *journal.Object { return op.Old }))
+		if part == journal.Moves {
+			errs = append(errs, m.folderTimes(journal.OldDir, func(op *journal.Op) *journal.Object { return op.Old }))
 		}
 	}
 	errs = slices.DeleteFunc(errs, func(err error) bool { return err == nil })

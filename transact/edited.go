@@ -23,9 +23,11 @@ func (t *Tx) Edited() ([]string, error) {
 	m := t.mover()
 	defer m.close()
 	var out []string
-	for i := range t.journal.Ops {
-		op := &t.journal.Ops[i]
-		if op.Kind == journal.Member || op.Kind == journal.DirTimes {
+	for op, err := range t.journal.Ops.Where(journal.Moves | journal.InPlace) {
+		if err != nil {
+			return nil, err
+		}
+		if op.Kind == journal.DirTimes {
 			continue
 		}
 		m.dirs.trim()

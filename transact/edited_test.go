@@ -169,7 +169,8 @@ func TestRollbackKeepsEachKindOfEdit(t *testing.T) {
 func TestEveryOldFileHasADigest(t *testing.T) {
 	_, _, tx := editable(t)
 	files := 0
-	for _, op := range tx.journal.Ops {
+	for op, err := range tx.journal.Ops.Where(journal.HasOld) {
+		must(t, err)
 		if op.Old == nil || op.Old.Type != change.Regular || op.Kind == journal.Metadata {
 			continue
 		}
@@ -178,8 +179,10 @@ func TestEveryOldFileHasADigest(t *testing.T) {
 			t.Errorf("%s (%s) has no digest", op.Path, op.Kind)
 		}
 	}
-	if want := 5; files != want || len(tx.Kept()) != want {
-		t.Errorf("%d old files, %d kept; want %d", files, len(tx.Kept()), want)
+	kept, err := tx.Kept()
+	must(t, err)
+	if want := 5; files != want || len(kept) != want {
+		t.Errorf("%d old files, %d kept; want %d", files, len(kept), want)
 	}
 }
 
@@ -187,7 +190,8 @@ func TestEveryOldFileHasADigest(t *testing.T) {
 func TestCheckKeptNamesAllDamage(t *testing.T) {
 	r, _, tx := editable(t)
 	must(t, tx.CheckKept(context.Background(), nil))
-	kept := tx.Kept()
+	kept, err := tx.Kept()
+	must(t, err)
 	var want []string
 	for _, k := range kept {
 		flip(t, filepath.Join(r.live, k.From))

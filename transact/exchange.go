@@ -3,7 +3,6 @@ package transact
 import (
 	"errors"
 	"fmt"
-	"path"
 	"slices"
 	"syscall"
 
@@ -17,28 +16,16 @@ type mover struct {
 	t    *Tx
 	dirs *dirs
 	buf  []byte
-	// members are the journal's objects below folders that move, by path.
-	members map[string]*journal.Op
-	// children counts the new members directly in each folder.
-	children map[string]int
-	below    map[side]int
-	mounts   []string
+	// members are the journal's objects below folders that move.
+	members members
+	mounts  []string
 }
 
 func (t *Tx) mover() *mover {
-	m := &mover{t: t, dirs: newDirs(), members: map[string]*journal.Op{}, children: map[string]int{}, below: map[side]int{}}
+	m := &mover{t: t, dirs: newDirs(), members: members{ops: &t.journal.Ops}}
 	for i := range t.vols {
 		m.mounts = append(m.mounts, t.vols[i].mount)
 	}
-	for i := range t.journal.Ops {
-		if op := &t.journal.Ops[i]; op.Kind == journal.Member {
-			m.members[op.Path] = op
-			if op.New != nil {
-				m.children[path.Dir(op.Path)]++
-			}
-		}
-	}
-	m.countBelow()
 	return m
 }
 
@@ -218,7 +205,10 @@ func (m *mover) checkDigest(op *journal.Op, dir *sys.FD, name string, found *jou
 
 func (m *mover) checkMemberDigests(op *journal.Op, dir *sys.FD, name string) error {
 	return walk(dir, name, op.Path, func(p string, dir *sys.FD, name string) error {
-		member := m.members[p]
+		member, err := m.members.find(p)
+		if err != nil {
+			return err
+		}
 		if member == nil || member.New == nil || member.New.Type != change.Regular {
 			return nil
 		}

@@ -45,10 +45,9 @@ func (t *Tx) tidy() error {
 	for i := range keep {
 		keep[i] = map[string]bool{upName: true, delName: true}
 	}
-	for i := range t.journal.Ops {
-		op := &t.journal.Ops[i]
-		if op.Kind == journal.Member || op.Staged == "" {
-			continue
+	for op, err := range t.journal.Ops.Where(journal.Moves) {
+		if err != nil {
+			return err
 		}
 		// An addition's staged name is where a rollback puts it.
 		for p := op.Staged; p != "." && !keep[op.Volume][p]; p = path.Dir(p) {
@@ -56,10 +55,11 @@ func (t *Tx) tidy() error {
 		}
 	}
 	tops := map[string]bool{}
-	for i := range t.journal.Ops {
-		if op := &t.journal.Ops[i]; op.Kind == journal.Exchange {
-			tops[fmt.Sprint(op.Volume, op.Staged)] = true
+	for op, err := range t.journal.Ops.Where(journal.Exchanges) {
+		if err != nil {
+			return err
 		}
+		tops[fmt.Sprint(op.Volume, op.Staged)] = true
 	}
 	for i := range t.vols {
 		tv := &t.vols[i]
@@ -127,14 +127,19 @@ func (t *Tx) detachLinked() error {
 	m := t.mover()
 	defer m.close()
 	names := map[string]uint32{}
-	for i := range t.journal.Ops {
-		if op := &t.journal.Ops[i]; op.Staged != "" && op.Old != nil && op.Old.Type == change.Regular && op.Old.Nlink > 1 {
+	for op, err := range t.journal.Ops.Where(journal.OldLinked) {
+		if err != nil {
+			return err
+		}
+		if op.Staged != "" {
 			names[fmt.Sprint(op.Volume, op.Old.Handle)]++
 		}
 	}
-	for i := range t.journal.Ops {
-		op := &t.journal.Ops[i]
-		if op.Staged == "" || op.Old == nil || op.Old.Nlink <= 1 || op.Old.Type != change.Regular || t.vols[op.Volume].dir == nil {
+	for op, err := range t.journal.Ops.Where(journal.OldLinked) {
+		if err != nil {
+			return err
+		}
+		if op.Staged == "" || t.vols[op.Volume].dir == nil {
 			continue
 		}
 		if names[fmt.Sprint(op.Volume, op.Old.Handle)] >= op.Old.Nlink {

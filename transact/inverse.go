@@ -26,9 +26,11 @@ func (t *Tx) Inverse() (d *change.Delta, content *sys.FD, err error) {
 	}
 	iv := &inverter{m: t.mover(), d: &change.Delta{}, links: map[uint64][]*change.Node{}, first: map[uint64]string{}}
 	defer iv.m.close()
-	for i := range t.journal.Ops {
-		op := &t.journal.Ops[i]
-		if op.Kind == journal.Member || op.Kind == journal.DirTimes {
+	for op, err := range t.journal.Ops.Where(journal.Moves | journal.InPlace) {
+		if err != nil {
+			return nil, nil, err
+		}
+		if op.Kind == journal.DirTimes {
 			continue
 		}
 		iv.m.dirs.trim()
@@ -58,14 +60,15 @@ func (iv *inverter) op(op *journal.Op) error {
 	if err != nil {
 		return err
 	}
-	live, err := iv.tree(s.live, s.liveName, op.Path, op.Kind != journal.Metadata, func(p string) *journal.Object {
+	live, err := iv.tree(s.live, s.liveName, op.Path, op.Kind != journal.Metadata, func(p string) (*journal.Object, error) {
 		if p == op.Path {
-			return op.New
+			return op.New, nil
 		}
-		if member := iv.m.members[p]; member != nil {
-			return member.New
+		member, err := iv.m.members.find(p)
+		if member == nil || err != nil {
+			return nil, err
 		}
-		return nil
+		return member.New, nil
 	})
 	if err != nil {
 		return err
@@ -78,14 +81,15 @@ func (iv *inverter) op(op *journal.Op) error {
 	}
 	var kept map[string]*change.Node
 	if op.Old != nil {
-		kept, err = iv.tree(s.staged, s.stagedName, op.Path, true, func(p string) *journal.Object {
+		kept, err = iv.tree(s.staged, s.stagedName, op.Path, true, func(p string) (*journal.Object, error) {
 			if p == op.Path {
-				return op.Old
+				return op.Old, nil
 			}
-			if member := iv.m.members[p]; member != nil {
-				return member.Old
+			member, err := iv.m.members.find(p)
+			if member == nil || err != nil {
+				return nil, err
 			}
-			return nil
+			return member.Old, nil
 		})
 		if err != nil {
 			return err
@@ -156,7 +160,7 @@ func (iv *inverter) metadata(op *journal.Op, now *change.Node) {
 
 // tree describes an object and, where deep, all below it, by path. A digest of the journal
 // stands where the content is the journal's.
-func (iv *inverter) tree(dir *sys.FD, name, top string, deep bool, known func(p string) *journal.Object) (map[string]*change.Node, error) {
+func (iv *inverter) tree(dir *sys.FD, name, top string, deep bool, known func(p string) (*journal.Object, error)) (map[string]*change.Node, error) {
 	out := map[string]*change.Node{}
 	describe := func(p string, dir *sys.FD, name string) error {
 		n, err := sys.Lstat(dir, name)
@@ -171,7 +175,11 @@ func (iv *inverter) tree(dir *sys.FD, name, top string, deep bool, known func(p 
 				return err
 			}
 		}
-		if want := known(p); want != nil && want.Type == n.Type && want.Size == n.Size && want.Mtime == n.MtimeNS {
+		want, err := known(p)
+		if err != nil {
+			return err
+		}
+		if want != nil && want.Type == n.Type && want.Size == n.Size && want.Mtime == n.MtimeNS {
 			n.Digest = want.Digest
 		} else if want != nil && want.Type == n.Type && n.IsDir() {
 			n.MtimeNS = want.Mtime // a file system may have set it when the folder moved

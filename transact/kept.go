@@ -49,12 +49,16 @@ func (t *Tx) checkKept(ctx context.Context, digests bool, progress func(files, b
 				// Neighbours share their folders.
 				const run = 64
 				from := int(next.Add(run)) - run
-				if from >= len(t.journal.Ops) {
+				if from >= t.journal.Ops.Len() {
 					return
 				}
-				for i := from; i < min(from+run, len(t.journal.Ops)) && ctx.Err() == nil; i++ {
+				for i := from; i < min(from+run, t.journal.Ops.Len()) && ctx.Err() == nil; i++ {
 					w.dirs.trim()
-					if err := w.check(&t.journal.Ops[i]); err != nil {
+					op, err := t.journal.Ops.At(i)
+					if err == nil {
+						err = w.check(op)
+					}
+					if err != nil {
 						cancel(err)
 					}
 				}
@@ -216,18 +220,20 @@ type OldContent struct {
 
 // Kept lists the regular files that the transaction keeps, by the journal: whether
 // they are still whole is not looked at.
-func (t *Tx) Kept() []OldContent {
+func (t *Tx) Kept() ([]OldContent, error) {
 	if t.journal == nil {
-		return nil
+		return nil, nil
 	}
 	var out []OldContent
-	for i := range t.journal.Ops {
-		op := &t.journal.Ops[i]
-		if op.Staged == "" || op.Old == nil || op.Old.Type != change.Regular || op.Old.Digest.IsZero() || t.vols[op.Volume].dir == nil {
+	for op, err := range t.journal.Ops.Where(journal.HasOld) {
+		if err != nil {
+			return nil, err
+		}
+		if op.Staged == "" || op.Old.Type != change.Regular || op.Old.Digest.IsZero() || t.vols[op.Volume].dir == nil {
 			continue
 		}
 		from := path.Join(t.vols[op.Volume].mount, Dir, txName, t.ID(), op.Staged)
 		out = append(out, OldContent{Path: op.Path, From: from, Size: op.Old.Size, Digest: op.Old.Digest})
 	}
-	return out
+	return out, nil
 }

@@ -39,7 +39,7 @@ func (t *Tx) Prepare(ctx context.Context, plan *change.Plan) error {
 	slices.SortStableFunc(p.ops, func(a, b journal.Op) int {
 		return cmp.Or(cmp.Compare(a.Class, b.Class), cmp.Compare(a.Path, b.Path))
 	})
-	j := &journal.Journal{Header: t.header, Ops: p.ops, Plan: plan}
+	j := &journal.Journal{Header: t.header, Ops: journal.InMemory(p.ops), Made: plan}
 	for _, v := range t.vols {
 		j.Volumes = append(j.Volumes, journal.Volume{Mount: journal.Name(v.mount), ID: v.vol.ID})
 	}
@@ -216,13 +216,16 @@ func (t *Tx) writeJournal(j *journal.Journal) error {
 			return err
 		}
 	}
-	for i := range j.Ops {
-		if err := w.Op(&j.Ops[i]); err != nil {
+	for op, err := range j.Ops.Where(journal.HasOld | journal.HasNew) {
+		if err == nil {
+			err = w.Op(op)
+		}
+		if err != nil {
 			return err
 		}
 	}
-	if j.Plan != nil {
-		if err := w.Plan(j.Plan); err != nil {
+	if j.Made != nil {
+		if err := w.Plan(j.Made); err != nil {
 			return err
 		}
 	}

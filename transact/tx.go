@@ -36,6 +36,7 @@ type Tx struct {
 	vols     []txVolume // as the journal numbers them
 	stage    *staging   // between Stage and Prepare
 	journal  *journal.Journal
+	file     *sys.RegularFile // the journal's, where it was read; it stays open for its operations
 	warnings []string
 	keptRead bool // CheckKept has read all that is kept
 }
@@ -122,6 +123,10 @@ func (t *Tx) SameBoot() bool { return t.header.BootID != "" && t.header.BootID =
 
 // Close lets go of the descriptors; the transaction stays as it is.
 func (t *Tx) Close() {
+	if t.file != nil {
+		t.file.Close()
+		t.file = nil
+	}
 	for i := range t.vols {
 		t.vols[i].dir.Close()
 		t.vols[i].dir = nil
@@ -264,15 +269,16 @@ func (s *Store) load(id string) (*Tx, error) {
 
 // readJournal reads the journal and finds its volumes among the store's.
 func (t *Tx) readJournal() error {
-	f, err := sys.OpenAt(t.vols[0].dir, journal.FileName, sys.OpenRead|sys.OpenNoLink, resolve)
+	f, err := sys.OpenRegular(t.vols[0].dir, journal.FileName, resolve)
 	if err != nil {
 		return fmt.Errorf("cannot load transaction %s: %w", t.ID(), err)
 	}
-	defer f.Close()
-	j, err := journal.Read(f, "the journal of transaction "+t.ID())
+	j, err := journal.Read(f, f.Size(), "the journal of transaction "+t.ID())
 	if err != nil {
+		f.Close()
 		return err
 	}
+	t.file = f // Close closes it
 	if j.Header.ID != t.ID() {
 		return fmt.Errorf("cannot load transaction %s: its journal is that of %s: %w", t.ID(), j.Header.ID, journal.ErrCorrupt)
 	}
@@ -306,13 +312,9 @@ func (t *Tx) readJournal() error {
 
 // missing lists the mounts of volumes that the journal changes and the store lacks.
 func (t *Tx) missing() []string {
-	need := make([]bool, len(t.vols))
-	for i := range t.journal.Ops {
-		need[t.journal.Ops[i].Volume] = true
-	}
 	var out []string
 	for i, tv := range t.vols {
-		if need[i] && tv.dir == nil {
+		if t.journal.Ops.Uses(i) && tv.dir == nil {
 			out = append(out, tv.mount)
 		}
 	}
@@ -324,7 +326,7 @@ func (t *Tx) Plan() (*change.Plan, error) {
 	if t.journal == nil {
 		return nil, fmt.Errorf("cannot read the plan of transaction %s: it has no journal yet", t.ID())
 	}
-	return t.journal.Plan, nil
+	return t.journal.Plan()
 }
 
 // status reads the state of a transaction by its ID; one without a state file

@@ -50,7 +50,10 @@ func (m *mover) treeDrift(op *journal.Op, dir *sys.FD, name string, old bool) (s
 		if how != "" {
 			return nil
 		}
-		member := m.members[p]
+		member, err := m.members.find(p)
+		if err != nil {
+			return err
+		}
 		var want *journal.Object
 		if member != nil {
 			want = member.New
@@ -80,33 +83,14 @@ func (m *mover) treeDrift(op *journal.Op, dir *sys.FD, name string, old bool) (s
 	if err != nil || how != "" {
 		return how, err
 	}
-	if want := m.below[side{op.Path, old}]; seen != want {
+	want, err := m.members.countBelow(op.Path, old)
+	if err != nil {
+		return "", err
+	}
+	if seen != want {
 		return fmt.Sprintf("%d of %d objects below it are gone", want-seen, want), nil
 	}
 	return "", nil
-}
-
-// side is a folder that moves whole, with its old or its new content.
-type side struct {
-	top string
-	old bool
-}
-
-// countBelow counts the members of each folder that moves whole.
-func (m *mover) countBelow() {
-	tops := map[string]bool{}
-	for i := range m.t.journal.Ops {
-		if op := &m.t.journal.Ops[i]; op.Kind != journal.Member && op.Staged != "" {
-			tops[op.Path] = true
-		}
-	}
-	for p, member := range m.members {
-		top := path.Dir(p)
-		for top != "/" && !tops[top] {
-			top = path.Dir(top)
-		}
-		m.below[side{top, member.Old != nil}]++
-	}
 }
 
 // cleanStaged makes a staged tree what the journal says again: programs that ran
@@ -152,7 +136,10 @@ func (m *mover) cleanFolder(op *journal.Op, dir *sys.FD, name string, found *jou
 	cleaned := false
 	want := 0
 	for _, child := range names {
-		member := m.members[path.Join(op.Path, child)]
+		member, err := m.members.find(path.Join(op.Path, child))
+		if err != nil {
+			return fail(err)
+		}
 		if member == nil || member.New == nil {
 			if err := k.RemoveAll(sub, child); err != nil {
 				return fail(err)
@@ -167,7 +154,11 @@ func (m *mover) cleanFolder(op *journal.Op, dir *sys.FD, name string, found *jou
 		}
 		cleaned = cleaned || c
 	}
-	if have := m.children[op.Path]; want != have {
+	have, err := m.members.countNew(op.Path)
+	if err != nil {
+		return fail(err)
+	}
+	if want != have {
 		return false, fmt.Errorf("cannot commit %s: a program removed files from it on the staged view: %w", op.Path, change.ErrVerification)
 	}
 	if found.Ctime == op.New.Ctime && !cleaned {

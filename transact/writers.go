@@ -55,8 +55,9 @@ func (m *mover) checkWriters(op *journal.Op, s spot) error {
 		return refuseWriters(s.live, s.liveName, op.Path, verb)
 	}
 	return walk(s.live, s.liveName, op.Path, func(p string, dir *sys.FD, name string) error {
-		if member := m.members[p]; member == nil || member.Old == nil || member.Old.Type != change.Regular {
-			return nil
+		member, err := m.members.find(p)
+		if err != nil || member == nil || member.Old == nil || member.Old.Type != change.Regular {
+			return err
 		}
 		return refuseWriters(dir, name, p, verb)
 	})
@@ -66,9 +67,11 @@ func (m *mover) checkWriters(op *journal.Op, s spot) error {
 // somebody wrote to one between the look before the commit and its exchange, or
 // is about to write through what he opened meanwhile, must not be lost.
 func (m *mover) checkOldFiles() error {
-	for i := range m.t.journal.Ops {
-		op := &m.t.journal.Ops[i]
-		if op.Kind == journal.Member || op.Staged == "" || op.Old == nil || op.Old.Type != change.Regular {
+	for op, err := range m.t.journal.Ops.Where(journal.Moves) {
+		if err != nil {
+			return err
+		}
+		if op.Old == nil || op.Old.Type != change.Regular {
 			continue
 		}
 		m.dirs.trim()

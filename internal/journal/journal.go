@@ -108,12 +108,20 @@ type Op struct {
 	New    *Object
 }
 
-// Journal is a whole journal in memory.
+// Journal is a journal that was read, or is being made.
 type Journal struct {
 	Header  Header
 	Volumes []Volume
-	Ops     []Op
-	Plan    *change.Plan // nil where none was given
+	Ops     Ops
+	Made    *change.Plan // of a journal that is being made; one that was read has it in its file
+
+	plan planLine
+}
+
+// planLine is where the plan's record lies in the file: it is long, and seldom needed.
+type planLine struct {
+	record   int
+	at, size int64 // size 0: there is none
 }
 
 // State is how far a transaction has come.

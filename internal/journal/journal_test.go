@@ -20,14 +20,14 @@ func sample() *Journal {
 	return &Journal{
 		Header:  Header{Version: Version, ID: "20261120T101112Z-0011223344556677", Time: 1, Source: "tree:/x", PlanID: "p", HostAction: change.ActionKexec},
 		Volumes: []Volume{{Mount: "/", ID: "a"}, {Mount: "/v\xffr"}},
-		Ops: []Op{
+		Ops: InMemory([]Op{
 			{Kind: Add, Path: "/a\nb", Staged: "up/a\nb", New: link},
 			{Kind: Exchange, Class: ClassData, Volume: 1, Path: "/v\xffr/%2F", Staged: "up/%2F", Old: old, New: link},
 			{Kind: Remove, Class: ClassRemove, Path: "/c", Staged: "del/000001", Old: old},
 			{Kind: Metadata, Class: ClassMetadata, Path: "/", Old: meta, New: meta},
 			{Kind: Member, Class: ClassMember, Path: "/c/d", Old: old},
-		},
-		Plan: &change.Plan{ID: "p", Schema: 1},
+		}),
+		Made: &change.Plan{ID: "p", Schema: 1},
 	}
 }
 
@@ -43,13 +43,20 @@ func encode(t testing.TB, j *Journal) []byte {
 			t.Fatal(err)
 		}
 	}
-	for i := range j.Ops {
-		if err := w.Op(&j.Ops[i]); err != nil {
+	for op, err := range j.Ops.Where(HasOld | HasNew) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := w.Op(op); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if j.Plan != nil {
-		if err := w.Plan(j.Plan); err != nil {
+	plan, err := j.Plan()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if plan != nil {
+		if err := w.Plan(plan); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -59,14 +66,75 @@ func encode(t testing.TB, j *Journal) []byte {
 	return buf.Bytes()
 }
 
-func TestRoundTrip(t *testing.T) {
-	want := sample()
-	got, err := Read(bytes.NewReader(encode(t, want)), "j")
+func readBytes(b []byte, file string) (*Journal, error) {
+	return Read(bytes.NewReader(b), int64(len(b)), file)
+}
+
+// content is all that a journal says.
+type content struct {
+	Header  Header
+	Volumes []Volume
+	Ops     []Op
+	Plan    *change.Plan
+}
+
+func whole(t testing.TB, j *Journal) content {
+	t.Helper()
+	c := content{Header: j.Header, Volumes: j.Volumes}
+	for op, err := range j.Ops.Where(HasOld | HasNew) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.Ops = append(c.Ops, *op)
+	}
+	var err error
+	if c.Plan, err = j.Plan(); err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// What the file says after it was opened is checked again, each time.
+func TestChangedUnderTheReader(t *testing.T) {
+	b := encode(t, sample())
+	j, err := readBytes(b, "tx/journal")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if d := cmp.Diff(want, got); d != "" {
+	for i := range b {
+		b[i] ^= 0x20
+	}
+	if _, err := j.Ops.At(1); !errors.Is(err, ErrCorrupt) || !strings.Contains(err.Error(), "tx/journal") {
+		t.Errorf("an operation that changed gives %v; want ErrCorrupt", err)
+	}
+	if _, err := j.Plan(); !errors.Is(err, ErrCorrupt) {
+		t.Errorf("a plan that changed gives %v; want ErrCorrupt", err)
+	}
+	n := 0
+	for range j.Ops.Backward(HasOld | HasNew) {
+		n++
+	}
+	if n != 1 {
+		t.Errorf("%d operations after the first that cannot be read", n-1)
+	}
+}
+
+func TestRoundTrip(t *testing.T) {
+	want := sample()
+	got, err := readBytes(encode(t, want), "j")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d := cmp.Diff(whole(t, want), whole(t, got)); d != "" {
 		t.Errorf("read differs from written (-want +got):\n%s", d)
+	}
+	for i := range got.Ops.Len() {
+		if got.Ops.Mark(i) != want.Ops.Mark(i) {
+			t.Errorf("operation %d is marked %b; want %b", i, got.Ops.Mark(i), want.Ops.Mark(i))
+		}
+	}
+	if !got.Ops.Uses(0) || !got.Ops.Uses(1) || got.Ops.Uses(2) {
+		t.Error("the volumes that are used are not those of the operations")
 	}
 	h, err := ReadHeader(bytes.NewReader(encode(t, want)), "j")
 	if err != nil || h != want.Header {
@@ -77,14 +145,14 @@ func TestRoundTrip(t *testing.T) {
 func TestEveryCutAndEveryChangedByteIsFound(t *testing.T) {
 	b := encode(t, sample())
 	for n := range len(b) {
-		if _, err := Read(bytes.NewReader(b[:n]), "tx/journal"); !errors.Is(err, ErrCorrupt) || !strings.Contains(err.Error(), "tx/journal") {
+		if _, err := readBytes(b[:n], "tx/journal"); !errors.Is(err, ErrCorrupt) || !strings.Contains(err.Error(), "tx/journal") {
 			t.Fatalf("cut at %d of %d: error %v; want ErrCorrupt that names the file", n, len(b), err)
 		}
 	}
 	for n := range len(b) {
 		changed := bytes.Clone(b)
 		changed[n] ^= 4
-		_, err := Read(bytes.NewReader(changed), "j")
+		_, err := readBytes(changed, "j")
 		// Hexadecimal digits may change case without changing the value.
 		if err == nil {
 			t.Fatalf("byte %d (%q) changed: no error", n, b[n])
@@ -93,10 +161,10 @@ func TestEveryCutAndEveryChangedByteIsFound(t *testing.T) {
 	// A record that is missing as a whole passes its neighbours' checksums.
 	all := bytes.SplitAfter(b, []byte("\n"))
 	short := bytes.Join(append(append([][]byte{}, all[:3]...), all[4:]...), nil)
-	if _, err := Read(bytes.NewReader(short), "j"); !errors.Is(err, ErrCorrupt) {
+	if _, err := readBytes(short, "j"); !errors.Is(err, ErrCorrupt) {
 		t.Errorf("a missing record: error %v; want ErrCorrupt", err)
 	}
-	if _, err := Read(bytes.NewReader(append(bytes.Clone(b), 'x')), "j"); !errors.Is(err, ErrCorrupt) {
+	if _, err := readBytes(append(bytes.Clone(b), 'x'), "j"); !errors.Is(err, ErrCorrupt) {
 		t.Errorf("bytes after the end: error %v; want ErrCorrupt", err)
 	}
 }
@@ -133,7 +201,7 @@ func TestReadRefuses(t *testing.T) {
 			for _, l := range tt.lines {
 				b = append(b, line(l)...)
 			}
-			if _, err := Read(bytes.NewReader(b), "j"); !errors.Is(err, tt.want) {
+			if _, err := readBytes(b, "j"); !errors.Is(err, tt.want) {
 				t.Errorf("error %v; want %v", err, tt.want)
 			}
 		})
@@ -242,15 +310,15 @@ func FuzzRead(f *testing.F) {
 	f.Add(encode(f, sample()))
 	f.Add([]byte("00000000 {}\n"))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		j, err := Read(bytes.NewReader(b), "j")
+		j, err := readBytes(b, "j")
 		if err != nil {
 			return
 		}
-		again, err := Read(bytes.NewReader(encode(t, j)), "j")
+		again, err := readBytes(encode(t, j), "j")
 		if err != nil {
 			t.Fatalf("what was read cannot be read again: %v", err)
 		}
-		if d := cmp.Diff(j, again); d != "" {
+		if d := cmp.Diff(whole(t, j), whole(t, again)); d != "" {
 			t.Fatalf("differs when written again:\n%s", d)
 		}
 	})

@@ -11,18 +11,23 @@ import (
 	"hash/crc32"
 	"io"
 	"strconv"
+
+	"github.com/liveupd/liveupd/change"
 )
 
 // maxLine bounds one record, so that a damaged file cannot take all memory. A
 // plan with its paths is the longest.
 const maxLine = 64 << 20
 
-// Read reads a whole journal; file names it in errors. Nothing is returned
-// unless every byte is what was written (ErrCorrupt, ErrVersion otherwise).
-func Read(r io.Reader, file string) (*Journal, error) {
-	j := new(Journal)
-	br := bufio.NewReaderSize(r, 1<<18)
+// Read checks a whole journal of size bytes and gives what leads to its operations,
+// which stay in the file: it must stay open as long as they are used. file names it in
+// errors. Nothing is returned unless every byte is what was written (ErrCorrupt,
+// ErrVersion otherwise).
+func Read(r io.ReaderAt, size int64, file string) (*Journal, error) {
+	j := &Journal{Ops: Ops{file: r, name: file, used: map[int]bool{}}}
+	br := bufio.NewReaderSize(io.NewSectionReader(r, 0, size), 1<<18)
 	sum := sha256.New()
+	var at int64
 	for n := 0; ; n++ {
 		line, err := readLine(br, file, n)
 		if err != nil {
@@ -56,16 +61,19 @@ func Read(r io.Reader, file string) (*Journal, error) {
 			return j, nil
 		}
 		sum.Write(line)
-		if err := j.take(&rec, n); err != nil {
+		next := at + int64(len(line))
+		if err := j.take(&rec, n, at, next); err != nil {
 			if errors.Is(err, ErrVersion) {
 				return nil, fmt.Errorf("cannot read %s: %w", file, err)
 			}
 			return nil, corrupt(file, n, "%v", err)
 		}
+		at = next
 	}
 }
 
-func (j *Journal) take(rec *record, n int) error {
+// take takes the record n, which lies from at to next.
+func (j *Journal) take(rec *record, n int, at, next int64) error {
 	switch {
 	case (rec.Header != nil) != (n == 0):
 		return errors.New("the header is not the first record")
@@ -75,22 +83,47 @@ func (j *Journal) take(rec *record, n int) error {
 			return fmt.Errorf("%w: %d, this program reads %d", ErrVersion, j.Header.Version, Version)
 		}
 	case rec.Volume != nil:
-		if len(j.Ops) > 0 {
+		if j.Ops.Len() > 0 {
 			return errors.New("a volume after the first operation")
 		}
 		j.Volumes = append(j.Volumes, *rec.Volume)
+		j.Ops.volumes = len(j.Volumes)
 	case rec.Op != nil:
 		op, err := rec.Op.op(len(j.Volumes))
 		if err != nil {
 			return err
 		}
-		j.Ops = append(j.Ops, op)
+		o := &j.Ops
+		if o.Len() == 0 {
+			o.first, o.at = n, []int64{at}
+		} else if o.at[len(o.at)-1] != at {
+			return errors.New("an operation after the plan")
+		}
+		o.used[op.Volume] = true
+		o.at, o.marks = append(o.at, next), append(o.marks, mark(&op))
 	case rec.Plan != nil:
-		j.Plan = rec.Plan
+		j.plan = planLine{n, at, next - at}
 	default:
 		return errors.New("an empty record")
 	}
 	return nil
+}
+
+// Plan reads the plan that the transaction was made for; nil where it has none.
+func (j *Journal) Plan() (*change.Plan, error) {
+	if j.plan.size == 0 {
+		return j.Made, nil
+	}
+	line := make([]byte, j.plan.size)
+	if _, err := j.Ops.file.ReadAt(line, j.plan.at); err != nil {
+		return nil, fmt.Errorf("cannot read %s: record %d: %w", j.Ops.name, j.plan.record, err)
+	}
+	var rec record
+	body, ok := checkLine(line)
+	if !ok || decode(body, &rec) != nil || rec.Plan == nil {
+		return nil, corrupt(j.Ops.name, j.plan.record, "it changed since the journal was opened")
+	}
+	return rec.Plan, nil
 }
 
 // ReadHeader reads the first record alone: for a list of generations.
@@ -143,13 +176,16 @@ func checkLine(line []byte) (body []byte, ok bool) {
 	return body, crc32.Checksum(body, castagnoli) == uint32(want)
 }
 
+// opPrefix begins the body of an operation.
+var opPrefix = []byte(`{"op":`)
+
 // decode refuses fields of an operation that this version does not know: to act
 // on half of what it says is worse than not to act. A plan or a header with a
 // field more than this program knows must not keep an older one, in an initrd,
 // from recovering.
 func decode(body []byte, rec *record) error {
 	d := json.NewDecoder(bytes.NewReader(body))
-	if bytes.HasPrefix(body, []byte(`{"op":`)) {
+	if bytes.HasPrefix(body, opPrefix) {
 		d.DisallowUnknownFields()
 	}
 	return d.Decode(rec)
