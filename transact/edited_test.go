@@ -201,7 +201,7 @@ func TestCheckKeptNamesAllDamage(t *testing.T) {
 		t.Errorf("%q: no member of a folder that went", want)
 	}
 	var files, bytes int64
-	err := tx.CheckKept(context.Background(), func(f, b int64) { files, bytes = f, b })
+	err = tx.CheckKept(context.Background(), func(f, b int64) { files, bytes = f, b })
 	if !errors.Is(err, change.ErrVerification) {
 		t.Fatalf("CheckKept = %v; want ErrVerification", err)
 	}
