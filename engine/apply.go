@@ -158,7 +158,7 @@ func (r *run) carryOut(ctx context.Context) (err error) {
 func (r *run) prepare(ctx context.Context) error {
 	total := r.p.delta.Bytes
 	r.ev.progress("staging", 0, total, "bytes", "")
-	err := r.tx.Stage(ctx, r.p.delta, r.p.src.Root(), func(_, bytes int64) {
+	err := r.tx.Stage(ctx, r.p.delta, r.p.contents(), func(_, bytes int64) {
 		r.ev.progress("staging", bytes, total, "bytes", "")
 	})
 	if err != nil {
@@ -168,7 +168,7 @@ func (r *run) prepare(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	err = catalog.WriteBase(r.s.k, dir, basePrefix+r.tx.ID(), r.p.result.BaseEntries(r.p.base))
+	err = catalog.WriteBase(r.s.k, dir, basePrefix+r.tx.ID(), r.p.record())
 	if err = errors.Join(err, dir.Close()); err != nil {
 		return err
 	}

@@ -28,6 +28,7 @@ type planned struct {
 	plan   *change.Plan
 	delta  *change.Delta
 	src    *tree.Tree // nil for a rollback
+	root   *sys.FD    // what a repair without a source reads from
 	result *diff.Result
 	base   *catalog.Base
 	facts  *change.Facts

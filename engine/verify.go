@@ -14,6 +14,9 @@ import (
 // verify compares the root with the record of the last committed update. Each
 // finding is told when it is met.
 func (e *Engine) verify(ctx context.Context, req Request, ev Events) (any, error) {
+	if req.Repair {
+		return e.repair(ctx, req, ev)
+	}
 	s, err := openSession(e, req, cacheOnly)
 	if err != nil {
 		return nil, err
