@@ -66,10 +66,14 @@ func (m *mender) keep(list []change.Generation) error {
 		if err != nil {
 			return err
 		}
-		for _, k := range tx.Kept() {
+		kept, err := tx.Kept()
+		tx.Close()
+		if err != nil {
+			return err
+		}
+		for _, k := range kept {
 			m.kept[k.Digest] = append(m.kept[k.Digest], k.From)
 		}
-		tx.Close()
 	}
 	return nil
 }
