@@ -2,11 +2,14 @@ package change
 
 // Progress is how far a phase has come.
 type Progress struct {
-	MessageType string `json:"message_type"` // "progress"
-	Phase       string `json:"phase"`        // reading, planning, staging, checking, committing, restarting, verifying, recovering, interrupted
-	Done        int64  `json:"done"`         // of Unit
-	Total       int64  `json:"total"`        // 0 where not known
-	Unit        string `json:"unit"`         // bytes, files, units
+	MessageType string `json:"message_type"`       // "progress"
+	Phase       string `json:"phase"`              // reading, planning, staging, checking, committing, restarting, verifying, recovering, interrupted
+	Done        int64  `json:"done"`               // of Unit
+	Total       int64  `json:"total"`              // 0 where not known
+	Unit        string `json:"unit"`               // bytes, files, units
+	Files       int64  `json:"files,omitempty"`    // how many, where Unit is bytes
+	Rate        int64  `json:"rate,omitempty"`     // of Unit per second, over the last seconds; 0 where not known yet
+	LeftSec     int64  `json:"left_sec,omitempty"` // how long it would take at this rate; 0 where not known
 	Detail      string `json:"detail,omitempty"`
 }
 

@@ -158,8 +158,8 @@ func (r *run) carryOut(ctx context.Context) (err error) {
 func (r *run) prepare(ctx context.Context) error {
 	total := r.p.delta.Bytes
 	r.ev.progress("staging", 0, total, "bytes", "")
-	err := r.tx.Stage(ctx, r.p.delta, r.p.contents(), func(_, bytes int64) {
-		r.ev.progress("staging", bytes, total, "bytes", "")
+	err := r.tx.Stage(ctx, r.p.delta, r.p.contents(), func(files, bytes int64) {
+		r.ev.bytes("staging", files, bytes, total)
 	})
 	if err != nil {
 		return err

@@ -25,7 +25,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/liveupd/liveupd/change"
@@ -76,42 +75,12 @@ type Events struct {
 	Terminated <-chan struct{}
 }
 
-func (e Events) progress(phase string, done, total int64, unit, detail string) {
-	if e.Emit != nil {
-		e.Emit(change.Progress{MessageType: "progress", Phase: phase, Done: done, Total: total, Unit: unit, Detail: detail})
-	}
-}
-
 // goOn tells of an interrupt that no longer stops the run, until the returned
 // function is called.
 func (e Events) goOn(ctx context.Context, why string) (end func() bool) {
 	return context.AfterFunc(ctx, func() {
 		e.progress(change.PhaseInterrupted, 0, 0, "", why+": the run goes on to its end")
 	})
-}
-
-// throttled passes events on one at a time, and progress within a phase at
-// most every tenth of a second: workers report each file.
-func (e Events) throttled() Events {
-	emit := e.Emit
-	if emit == nil {
-		return e
-	}
-	var mu sync.Mutex
-	var phase string
-	var last time.Time
-	e.Emit = func(v any) {
-		mu.Lock()
-		defer mu.Unlock()
-		if p, ok := v.(change.Progress); ok {
-			if p.Phase == phase && time.Since(last) < 100*time.Millisecond {
-				return
-			}
-			phase, last = p.Phase, time.Now()
-		}
-		emit(v)
-	}
-	return e
 }
 
 func (e Events) emit(v any) {

@@ -69,6 +69,15 @@ func (t *text) Progress(p change.Progress) {
 	case p.Done > 0:
 		line += fmt.Sprintf(" %s %s", count(int(p.Done)), p.Unit)
 	}
+	if p.Files > 0 {
+		line += ", " + plural(int(p.Files), "file")
+	}
+	if p.Rate > 0 && p.Unit == "bytes" {
+		line += ", " + bytesText(p.Rate) + "/s"
+	}
+	if p.LeftSec > 0 {
+		line += ", " + (time.Duration(p.LeftSec) * time.Second).String() + " left"
+	}
 	if p.Detail != "" {
 		line += " " + p.Detail
 	}

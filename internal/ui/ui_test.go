@@ -199,6 +199,15 @@ func TestProgressLine(t *testing.T) {
 	}
 }
 
+func TestProgressTellsRateAndTimeLeft(t *testing.T) {
+	var diag strings.Builder
+	r := New(new(bytes.Buffer), &diag, Options{Width: 120})
+	r.Progress(change.Progress{Phase: "staging", Done: 120_000_000, Total: 700_000_000, Unit: "bytes", Files: 1203, Rate: 85_200_000, LeftSec: 67})
+	if want := "staging 120.0 MB of 700.0 MB (17%), 1,203 files, 85.2 MB/s, 1m7s left"; !strings.HasSuffix(diag.String(), want) {
+		t.Errorf("the line is %q; want %q", diag.String(), want)
+	}
+}
+
 func TestNoProgressOnAPipe(t *testing.T) {
 	var out, diag bytes.Buffer
 	New(&out, &diag, Options{}).Progress(change.Progress{Phase: "reading"})
