@@ -60,7 +60,8 @@ func Verify(ctx context.Context, live Options, base *catalog.Base, class func(st
 		report: &change.VerifyReport{MessageType: "report", Schema: 1, Verb: "verify", Checked: base.Len()},
 	}
 	defer c.stats.report(live.Progress)()
-	workers := make([]*worker, max(1, cmpOr(live.Workers, runtime.GOMAXPROCS(0))))
+	// More than there are processors: those that wait for a disk leave them to the others.
+	workers := make([]*worker, max(1, cmpOr(live.Workers, 4*runtime.GOMAXPROCS(0))))
 	for i := range workers {
 		workers[i] = newWorker(c.comparison)
 		c.pool.push(job{run: func(w *worker) error { return c.work(ctx, w) }})

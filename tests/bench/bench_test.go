@@ -79,3 +79,14 @@ func TestReadsReports(t *testing.T) {
 		t.Error("nothingToDo takes a plan with something to do, or none")
 	}
 }
+
+func TestAllChecked(t *testing.T) {
+	for out, ok := range map[string]bool{
+		`{"message_type":"report","checked":3}`: true, `{"message_type":"report","checked":2}`: false,
+		`{"message_type":"report","checked":3,"damaged":1}`: false, "": false,
+	} {
+		if err := allChecked([]byte(out+"\n"), 3); (err == nil) != ok {
+			t.Errorf("allChecked(%q) = %v", out, err)
+		}
+	}
+}
