@@ -147,6 +147,9 @@ func (s *session) planSource(ctx context.Context, ev Events) (_ *planned, err er
 		return nil, err
 	}
 	p.delta = p.result.Delta
+	if err := s.judgeVolumes(p.delta); err != nil {
+		return nil, err
+	}
 	s.saveIndexes(sourceIndex, sourceName)
 	if err := s.decide(ctx, p, p.src.Root(), change.Policy{Max: s.req.Max, AllowRemovals: s.req.AllowRemovals, Bootme: m.Bootme}, ev); err != nil {
 		return nil, err

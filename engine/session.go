@@ -82,6 +82,9 @@ func openSession(e *Engine, req Request, m mode) (_ *session, err error) {
 	if s.root, err = nsmount.Open(req.Root, req.Live()); err != nil {
 		return nil, err
 	}
+	if err := s.judgeRoot(); err != nil {
+		return nil, err
+	}
 	if m == readWrite {
 		left, err := s.root.Remember(s.k, notesDir)
 		if err != nil {
@@ -135,13 +138,7 @@ func (s *session) storeMounts() []string {
 func (s *session) openVolumes(d *change.Delta) error {
 	mounts := map[string]bool{}
 	for _, e := range d.Entries {
-		mount := "/"
-		for _, v := range s.vols[1:] {
-			if len(v.Mount) > len(mount) && (e.Path == v.Mount || strings.HasPrefix(e.Path, v.Mount+"/")) {
-				mount = v.Mount
-			}
-		}
-		mounts[mount] = true
+		mounts[s.mountOf(e.Path)] = true
 	}
 	delete(mounts, "/")
 	if len(mounts) == 0 {

@@ -20,6 +20,8 @@ type Volume struct {
 	FSType   string  // as mountinfo has it; "" where the mount is not listed
 	Dir      *sys.FD // its root directory, or that of --root DIR; readable; nothing is mounted below
 	ReadOnly bool    // at the time of Open, by the mount's flag or the file system's
+	// Info is the mount that was copied, as mountinfo has it; only its ID is set where it is not listed.
+	Info sys.Mount
 }
 
 // Root is the root that is updated, as the file systems that it is made of.
@@ -259,7 +261,7 @@ func (v *volume) shows(m *sys.Mount, stDev uint64) (bool, error) {
 // addVolume opens a copy of the mount that at is on, from at downwards, and
 // tells whether it had to do without a copy.
 func (r *Root) addVolume(point string, m sys.Mount, at *sys.FD) (plain bool, err error) {
-	v := &volume{Volume: Volume{Mount: point, FSType: m.FSType}, mount: m}
+	v := &volume{Volume: Volume{Mount: point, FSType: m.FSType, Info: m}, mount: m}
 	src := at
 	v.tree, err = sys.OpenMount(at, "", true, false)
 	switch {

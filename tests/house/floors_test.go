@@ -29,6 +29,7 @@ var floors = map[string]int{
 	"writable":         3,
 	"diff":             3,
 	"rootfs":           3,
+	"rootkind":         3,
 	"inspect":          3,
 	"planner":          3,
 	"restart":          3,
