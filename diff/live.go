@@ -142,13 +142,18 @@ func gone(err error) bool {
 	return isAbsent(err) || errors.Is(err, syscall.ENOTDIR) || errors.Is(err, syscall.ELOOP)
 }
 
-// isStore tells whether name in the folder at dir is the store of a file system.
+// isStore tells whether name in the folder at dir is the store of a file system,
+// or of a btrfs subvolume in one, whose root has inode 256.
 func (t *liveTree) isStore(dir, name string) bool {
 	if name != storeName {
 		return false
 	}
 	v, rel := t.find(dir)
-	return rel == "." && v != nil
+	if rel == "." {
+		return true
+	}
+	n, err := sys.LstatPath(v.dir, rel)
+	return err == nil && n.Dev != v.dev && n.Ino == 256
 }
 
 var errLoop = errors.New("too many symlinks")

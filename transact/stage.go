@@ -25,6 +25,9 @@ func (t *Tx) Stage(ctx context.Context, d *change.Delta, src *sys.FD, progress f
 	if t.status.State != journal.Staging || t.stage != nil || t.journal != nil {
 		return fmt.Errorf("cannot stage transaction %s: it is staged already (%s)", t.ID(), t.status.State)
 	}
+	if err := t.nest(d); err != nil {
+		return err
+	}
 	st, err := t.layOut(d)
 	if err != nil {
 		return err

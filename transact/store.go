@@ -53,6 +53,8 @@ type volume struct {
 	sync *sys.FD // for syncfs, opened before any write
 	home *sys.FD // .liveupd; nil where there is none yet
 	tx   *sys.FD // .liveupd/tx; nil where there is none yet
+	// nested: a subvolume that the store found itself; Dir is the store's to close.
+	nested bool
 }
 
 // Store is all transactions of one root.
@@ -112,6 +114,10 @@ func open(k *sys.Kernel, vols []Volume) (*Store, error) {
 			return nil, err
 		}
 	}
+	if err := s.openNested(); err != nil {
+		s.Close()
+		return nil, err
+	}
 	return s, nil
 }
 
@@ -121,6 +127,9 @@ func (s *Store) Close() {
 		v.sync.Close()
 		v.home.Close()
 		v.tx.Close()
+		if v.nested {
+			v.Dir.Close()
+		}
 	}
 	s.lock.Close()
 }

@@ -50,9 +50,6 @@ var layouts = []layout{
 	{name: "ext4, read-only", build: func(t *testing.T, root string) { mount(t, root, disk(t, "ext4")) }, close: readOnly, open: readWrite},
 	{name: "ext4, noatime and nodev", build: func(t *testing.T, root string) { mount(t, root, disk(t, "ext4"), "-o", "noatime,nodev,data=ordered") }, close: readOnly, open: readWrite},
 	{name: "ext4 without a journal", build: func(t *testing.T, root string) { mount(t, root, disk(t, "ext4", "-O", "^has_journal")) }, close: readOnly, open: readWrite},
-	{name: "ext4 with quotas", build: func(t *testing.T, root string) {
-		mount(t, root, disk(t, "ext4", "-O", "quota,project", "-E", "quotatype=usrquota:grpquota:prjquota"), "-o", "usrquota,grpquota,prjquota")
-	}},
 	{name: "xfs, writable", build: func(t *testing.T, root string) { mount(t, root, disk(t, "xfs")) }},
 	{name: "xfs, read-only", build: func(t *testing.T, root string) { mount(t, root, disk(t, "xfs")) }, close: readOnly, open: readWrite},
 	{name: "btrfs, top level", build: func(t *testing.T, root string) { mount(t, root, disk(t, "btrfs")) }, close: readOnly, open: readWrite},
@@ -99,7 +96,7 @@ var layouts = []layout{
 
 // inShort are those that every run tries; the others lie in the long form.
 var inShort = map[string]bool{
-	"ext4, read-only": true, "ext4 with quotas": true, "xfs, read-only": true, "btrfs, subvolume": true,
+	"ext4, read-only": true, "xfs, read-only": true, "btrfs, subvolume": true,
 	"btrfs, @ read-only beside a writable @var": true, "btrfs, subvolumes in the root": true, "tmpfs": true,
 	"separate /usr": true, "all separate": true, "/usr on xfs, /var on btrfs": true, "idmapped": true,
 }
