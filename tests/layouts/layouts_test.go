@@ -58,13 +58,15 @@ var layouts = []layout{
 		subvolumes(t, dev, "@")
 		mount(t, root, dev, "-o", "subvol=@")
 	}, close: readOnly, open: readWrite},
-	{name: "btrfs, @ read-only beside a writable @var", inner: []string{"var"}, build: func(t *testing.T, root string) {
-		dev := disk(t, "btrfs")
-		subvolumes(t, dev, "@", "@var")
-		mount(t, root, dev, "-o", "subvol=@")
-		mount(t, filepath.Join(root, "var"), dev, "-o", "subvol=@var")
-	}, close: func(t *testing.T, root string) { run(t, "mount", "-o", "remount,bind,ro", root) },
-		open: func(t *testing.T, root string) { run(t, "mount", "-o", "remount,bind,rw", root) }},
+	{
+		name: "btrfs, @ read-only beside a writable @var", inner: []string{"var"}, build: func(t *testing.T, root string) {
+			dev := disk(t, "btrfs")
+			subvolumes(t, dev, "@", "@var")
+			mount(t, root, dev, "-o", "subvol=@")
+			mount(t, filepath.Join(root, "var"), dev, "-o", "subvol=@var")
+		}, close: func(t *testing.T, root string) { run(t, "mount", "-o", "remount,bind,ro", root) },
+		open: func(t *testing.T, root string) { run(t, "mount", "-o", "remount,bind,rw", root) },
+	},
 	{name: "btrfs, subvolumes in the root", inner: []string{"srv", "var", "var/lib/machines", ".snapshots"}, build: func(t *testing.T, root string) {
 		mount(t, root, disk(t, "btrfs"))
 		must(t, os.MkdirAll(filepath.Join(root, "var"), 0o755))

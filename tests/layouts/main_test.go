@@ -25,11 +25,11 @@ func TestMain(m *testing.M) {
 	if len(os.Args) == 6 && os.Args[1] == "die" {
 		if err := die(os.Args[2], os.Args[3], os.Args[4], os.Args[5]); err != nil {
 			fmt.Fprintln(os.Stderr, err)
-			os.Exit(1) //nolint:forbidigo // a TestMain has to
+			os.Exit(1)
 		}
 		return
 	}
-	os.Exit(m.Run()) //nolint:forbidigo // a TestMain has to
+	os.Exit(m.Run())
 }
 
 // die carries out verb on root and kills itself with SIGKILL before the nth

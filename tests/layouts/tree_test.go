@@ -4,6 +4,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -88,8 +89,8 @@ func age(t *testing.T, root string, at time.Time) {
 		names = append(names, rel)
 		return err
 	}))
-	for i := len(names) - 1; i >= 0; i-- {
-		must(t, (*sys.Kernel)(nil).SetMtime(dir, names[i], at.UnixNano()))
+	for _, name := range slices.Backward(names) {
+		must(t, (*sys.Kernel)(nil).SetMtime(dir, name, at.UnixNano()))
 	}
 }
 
