@@ -26,6 +26,8 @@ needs=(
 	setfattr:attr
 	setcap:libcap2-bin
 	minisign:minisign # signed trees, by another implementation
+	qemu-system-x86_64:qemu-system-x86 # virtual machines, whose plug can be pulled
+	qemu-img:qemu-utils
 	rsync:rsync # what the benchmarks compare with
 	git:git
 	make:make

@@ -1,7 +1,10 @@
 #!/bin/bash
 # Prints the path of a cached Debian root, after making it where there is none.
 #
-#   root.sh bookworm|trixie|small     (small: bookworm with nginx only, for `make run`)
+#   root.sh bookworm|trixie|small|vm
+#
+# small is bookworm with nginx only, for `make run`; vm is trixie with a kernel and what
+# builds its initrd, for virtual machines.
 #
 # The roots hold the release's own versions (suite "main" only, neither updates
 # nor security), so that the security archive has real upgrades for them. They
@@ -26,7 +29,11 @@ small)
 	suite=bookworm
 	packages="nginx cron"
 	;;
-*) die "usage: root.sh bookworm|trixie|small" ;;
+vm)
+	suite=trixie
+	packages="linux-image-cloud-amd64 initramfs-tools udev zstd e2fsprogs xfsprogs btrfs-progs kexec-tools busybox cron openssh-server iproute2 procps"
+	;;
+*) die "usage: root.sh bookworm|trixie|small|vm" ;;
 esac
 
 recipe=1 # raise it when the steps below change
