@@ -24,6 +24,7 @@ type run struct {
 	p      *planned
 	tx     *transact.Tx
 	report *change.Report
+	before *nsmount.Picture // the mounts just before names move
 }
 
 func newReport(verb string) *change.Report {
@@ -133,7 +134,7 @@ func (r *run) carryOut(ctx context.Context) (err error) {
 	if err != nil {
 		return r.failedBefore(err, errors.Join(r.undoSteps(stopped), r.discard()))
 	}
-	if err := ctx.Err(); err != nil {
+	if err := errors.Join(ctx.Err(), r.guardMounts()); err != nil {
 		return r.failedBefore(err, errors.Join(r.undoSteps(stopped), r.discard()))
 	}
 	r.ev.progress("committing", 0, 0, "", "")

@@ -117,6 +117,9 @@ func usage(format string, args ...any) error { return Usage(fmt.Errorf(format, a
 // Engine runs verbs. The zero value talks to the real kernel.
 type Engine struct {
 	Kernel *sys.Kernel
+	// noMounts leaves the look at mounts that come meanwhile out: the negative
+	// control of the tests.
+	noMounts bool
 }
 
 // Run carries out a request and returns its result: *change.Plan,

@@ -17,6 +17,7 @@ import (
 	"github.com/liveupd/liveupd/internal/catalog"
 	"github.com/liveupd/liveupd/internal/sys"
 	"github.com/liveupd/liveupd/internal/systemd"
+	"github.com/liveupd/liveupd/nsmount"
 	"github.com/liveupd/liveupd/planner"
 	"github.com/liveupd/liveupd/rootfs"
 	"github.com/liveupd/liveupd/source/tree"
@@ -32,6 +33,7 @@ type planned struct {
 	result *diff.Result
 	base   *catalog.Base
 	facts  *change.Facts
+	mounts *nsmount.Picture // when it was planned; nil where nothing will be committed
 }
 
 func (p *planned) close() {
@@ -193,6 +195,9 @@ func (s *session) decide(ctx context.Context, p *planned, content *sys.FD, polic
 	ev.progress("planning", 0, 0, "", "")
 	in := change.Input{Delta: p.delta, Policy: policy, Facts: &change.Facts{}, Old: &change.Tree{}, New: &change.Tree{}}
 	running := s.req.Live() && systemd.Booted()
+	if s.mode == readWrite && !p.delta.Empty() {
+		p.mounts = s.picture()
+	}
 	if running {
 		if err := s.readHost(ctx, p.delta, in.Facts); err != nil {
 			return err

@@ -160,6 +160,9 @@ func (s *session) rollbackOne(ctx context.Context, g change.Generation, report *
 	if err != nil {
 		return r.failedBefore(err, r.undoSteps(stopped))
 	}
+	if err := r.guardMounts(); err != nil {
+		return r.failedBefore(err, r.undoSteps(stopped))
+	}
 	if err := r.promise(after); err != nil {
 		return r.failedBefore(err, r.undoSteps(stopped))
 	}
@@ -175,6 +178,7 @@ func (s *session) rollbackOne(ctx context.Context, g change.Generation, report *
 		return r.failedRevert(fmt.Errorf("cannot roll back %s", g.ID), err)
 	}
 	s.warnings = append(s.warnings, tx.Warnings()...)
+	r.tellMounts()
 	if err := s.dropBases(func(id string) bool { return id >= g.ID }); err != nil {
 		s.warnings = append(s.warnings, fmt.Sprintf("a record was not removed: %v", err))
 	}

@@ -42,6 +42,9 @@ func (t *Tx) Commit(ctx context.Context) (swap time.Duration, err error) {
 	if err == nil && !t.s.noDrift {
 		err = m.checkOldFiles()
 	}
+	if err == nil && t.onSwap != nil {
+		err = t.onSwap()
+	}
 	if err == nil {
 		err = t.barrier()
 	}

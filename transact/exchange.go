@@ -63,6 +63,9 @@ func (m *mover) rename(op *journal.Op, from *sys.FD, fromName string, to *sys.FD
 	if isErrno(err, syscall.ENOSPC) && m.t.dropBallast(op.Volume) {
 		err = m.t.s.k.Rename(from, fromName, to, toName, flags)
 	}
+	if isErrno(err, syscall.EBUSY) {
+		return fmt.Errorf("something is mounted on it: %w: %w", change.ErrDrift, err)
+	}
 	return err
 }
 

@@ -38,7 +38,8 @@ type Tx struct {
 	journal  *journal.Journal
 	file     *sys.RegularFile // the journal's, where it was read; it stays open for its operations
 	warnings []string
-	keptRead bool // CheckKept has read all that is kept
+	keptRead bool         // CheckKept has read all that is kept
+	onSwap   func() error // see OnSwap
 }
 
 // txVolume is a transaction's part on one volume.
@@ -117,6 +118,10 @@ func (t *Tx) State() journal.State { return t.status.State }
 // Warnings are what a person should know: versions of others that were kept
 // beside, metadata that could not be taken back.
 func (t *Tx) Warnings() []string { return t.warnings }
+
+// OnSwap has Commit call f when all names have moved, before that is final: an error
+// of f takes everything back.
+func (t *Tx) OnSwap(f func() error) { t.onSwap = f }
 
 // SameBoot tells whether the transaction began in the boot that runs now.
 func (t *Tx) SameBoot() bool { return t.header.BootID != "" && t.header.BootID == bootID() }
