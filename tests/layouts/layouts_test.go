@@ -1,6 +1,7 @@
 package layouts
 
 import (
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -20,6 +21,8 @@ type layout struct {
 	inner []string
 	// close makes read-only what is to be so; nil leaves the root writable.
 	close func(t *testing.T, root string)
+	// full: build fills the tree, too.
+	full bool
 	open  func(t *testing.T, root string) // takes it back, for the end of the test
 }
 
@@ -30,6 +33,19 @@ func separate(places ...string) func(t *testing.T, root string) {
 			mount(t, filepath.Join(root, at), disk(t, "ext4"))
 		}
 	}
+}
+
+// overlay mounts one as a container has it, its layers on one ext4.
+func overlay(t *testing.T, root string, lower bool, options string) {
+	below := filepath.Join(filepath.Dir(root), "below")
+	mount(t, below, disk(t, "ext4"))
+	for _, dir := range []string{"lower", "upper", "work"} {
+		must(t, os.Mkdir(filepath.Join(below, dir), 0o755))
+	}
+	if lower {
+		populate(t, filepath.Join(below, "lower"))
+	}
+	mount(t, root, "-t", "overlay", "-o", fmt.Sprintf("lowerdir=%s/lower,upperdir=%s/upper,workdir=%s/work,%s", below, below, below, options), "overlay")
 }
 
 func subvolumes(t *testing.T, dev string, names ...string) {
@@ -88,6 +104,8 @@ var layouts = []layout{
 		mount(t, filepath.Join(root, "usr"), disk(t, "xfs"))
 		mount(t, filepath.Join(root, "var"), disk(t, "btrfs"))
 	}, close: readOnly, open: readWrite},
+	{name: "overlay with all in the upper", build: func(t *testing.T, root string) { overlay(t, root, false, "redirect_dir=nofollow") }},
+	{name: "overlay with all in the lower", full: true, build: func(t *testing.T, root string) { overlay(t, root, true, "redirect_dir=on,index=on") }},
 	{name: "idmapped", build: func(t *testing.T, root string) {
 		below := filepath.Join(filepath.Dir(root), "below")
 		mount(t, below, disk(t, "ext4"))
@@ -116,7 +134,9 @@ func TestLayouts(t *testing.T) {
 			root := filepath.Join(t.TempDir(), "root")
 			must(t, os.Mkdir(root, 0o755))
 			l.build(t, root)
-			populate(t, root)
+			if !l.full {
+				populate(t, root)
+			}
 			if l.close != nil {
 				l.close(t, root)
 				t.Cleanup(func() { l.open(t, root) })
