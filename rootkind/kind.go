@@ -78,7 +78,7 @@ func (e *Evidence) Kind() *Kind {
 	switch {
 	case images[e.FSType]:
 		return &Kind{
-			e.FSType, "it is a " + e.FSType + " image, which by its format is never written to",
+			e.FSType, "it is an image (" + e.FSType + "), which by its format is never written to",
 			"make a new image and boot it, with systemd-sysupdate, RAUC or the tool that made this one; liveupd updates a tree that an image is made from with --root DIR",
 		}
 	case media[e.FSType]:
@@ -91,7 +91,7 @@ func (e *Evidence) Kind() *Kind {
 			"composefs", "it is an overlay of read-only layers without one that takes writes (composefs, a live medium)",
 			"use the tool that deploys the layers: bootc upgrade, rpm-ostree upgrade or ostree admin upgrade",
 		}
-	case e.FSType == "overlay" && hasOption(e.Options, "volatile"):
+	case e.FSType == "overlay" && (hasOption(e.Options, "volatile") || hasOption(e.Options, "fsync=volatile")):
 		return &Kind{
 			"volatile", "it is an overlay that is mounted with volatile: nothing that is written there is ever made durable, so no commit can be",
 			"mount it without volatile, or make a new container from a new image",

@@ -98,21 +98,6 @@ func (t *Tx) ballastSize(space sys.Space) int64 {
 	return min(defaultBallast, space.Total/64/4096*4096)
 }
 
-// probe tries the exchange instead of trusting a file system's name. The two empty
-// folders are alike: the exchange is not seen afterwards.
-func (t *Tx) probe(vol int) error {
-	tv := &t.vols[vol]
-	err := t.s.k.Rename(tv.dir, delName, tv.dir, workName, sys.RenameExchange)
-	if isErrno(err, syscall.EINVAL) || isErrno(err, syscall.ENOSYS) {
-		return fmt.Errorf("cannot stage on %s: %w: %w", tv.mount,
-			&sys.UnsupportedError{Feature: "exchanging two names", Needs: "a file system with RENAME_EXCHANGE: ext4, xfs, btrfs"}, err)
-	}
-	if err != nil {
-		return fmt.Errorf("cannot stage on %s: %w", tv.mount, err)
-	}
-	return nil
-}
-
 // reserve writes the ballast of one volume.
 func (t *Tx) reserve(vol int) error {
 	tv := &t.vols[vol]

@@ -125,6 +125,8 @@ func (p *preparer) op(it *item) error {
 		op.Kind, op.Class = journal.Exchange, classify(it.Path, it.New)
 		if it.Old == nil {
 			op.Kind, op.Class = journal.Add, journal.ClassAdd
+		} else if err := tellApart(op.Old, op.New); err != nil {
+			return fail(err)
 		}
 	default:
 		op.Kind, op.Class = journal.Remove, journal.ClassRemove

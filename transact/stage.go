@@ -46,6 +46,9 @@ func (t *Tx) Stage(ctx context.Context, d *change.Delta, src *sys.FD, progress f
 		if err := t.probe(i); err != nil {
 			return err
 		}
+		if err := t.probeFolders(st, i); err != nil {
+			return err
+		}
 		if err := t.reserve(i); err != nil {
 			return err
 		}
@@ -98,6 +101,8 @@ type skeleton struct {
 	node *change.Node
 	// label is the security label of what lies there, for what comes without one.
 	label []byte
+	// joined: the folder hands down a project's number until all in it is made.
+	joined bool
 }
 
 func (g *stager) run(ctx context.Context) error {
@@ -200,6 +205,9 @@ func (g *stager) parents(vol int, rel string) error {
 	}
 	if rel == "." {
 		sk := &skeleton{vol: vol, rel: rel, node: node, label: node.Xattrs[selinux]}
+		if err := g.joinProject(sk); err != nil {
+			return err
+		}
 		g.made[key(vol, rel)] = sk
 		g.order = append(g.order, sk)
 		return nil
@@ -219,6 +227,9 @@ func (g *stager) mkdir(vol int, rel string, node *change.Node, label []byte) err
 		return fmt.Errorf("cannot stage %s: %w", rel, err)
 	}
 	sk := &skeleton{vol: vol, rel: rel, node: node, label: label}
+	if err := g.joinProject(sk); err != nil {
+		return err
+	}
 	g.made[key(vol, rel)] = sk
 	g.order = append(g.order, sk)
 	return nil
@@ -230,6 +241,9 @@ func key(vol int, rel string) string { return string(rune('0'+vol)) + rel }
 func (g *stager) finishDir(sk *skeleton) error {
 	name := path.Join(upName, sk.rel)
 	dir, base, err := g.dirs.parent(g.t.vols[sk.vol].dir, name)
+	if err == nil {
+		err = g.leaveProject(sk)
+	}
 	if err == nil {
 		err = setMeta(g.t.s.k, dir, base, sk.node, sk.label)
 	}
@@ -338,6 +352,9 @@ func (g *stager) link(first, it *item) error {
 // whiteout hides a path that will go from the staged view, in overlay's words: a
 // character device 0:0.
 func (g *stager) whiteout(it *item) error {
+	if g.t.vols[it.vol].overlay {
+		return nil // an overlay lets nobody make one, and has no staged view above it
+	}
 	if err := g.parents(it.vol, path.Dir(it.rel)); err != nil {
 		return err
 	}

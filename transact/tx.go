@@ -47,6 +47,8 @@ type txVolume struct {
 	mount string
 	vol   *volume // nil: not among the volumes that the store was opened with
 	dir   *sys.FD // tx/ID there; nil where the transaction has none
+	// overlay: the file system is one, as a container's root; set by probe.
+	overlay bool
 }
 
 // idTime sorts as text. Microseconds: two transactions of one second keep their order.

@@ -81,10 +81,3 @@ func OnBtrfs(dir *FD) (bool, error) {
 	runtime.KeepAlive(dir)
 	return int64(st.Type) == unix.BTRFS_SUPER_MAGIC, err
 }
-
-// OnOverlay tells whether dir lies on an overlay.
-func OnOverlay(dir *FD) (bool, error) {
-	st, err := fstatfs(dir)
-	runtime.KeepAlive(dir)
-	return int64(st.Type) == unix.OVERLAYFS_SUPER_MAGIC, err
-}

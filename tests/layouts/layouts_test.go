@@ -10,6 +10,7 @@ import (
 
 	"github.com/liveupd/liveupd/change"
 	"github.com/liveupd/liveupd/engine"
+	"github.com/liveupd/liveupd/internal/sys"
 )
 
 // layout is one way in which a root lies on file systems.
@@ -21,9 +22,11 @@ type layout struct {
 	inner []string
 	// close makes read-only what is to be so; nil leaves the root writable.
 	close func(t *testing.T, root string)
+	// after is for what has to be done to the tree that was filled in.
+	after func(t *testing.T, root string)
 	// full: build fills the tree, too.
 	full bool
-	open  func(t *testing.T, root string) // takes it back, for the end of the test
+	open func(t *testing.T, root string) // takes it back, for the end of the test
 }
 
 func separate(places ...string) func(t *testing.T, root string) {
@@ -68,6 +71,10 @@ var layouts = []layout{
 	{name: "ext4 without a journal", build: func(t *testing.T, root string) { mount(t, root, disk(t, "ext4", "-O", "^has_journal")) }, close: readOnly, open: readWrite},
 	{name: "xfs, writable", build: func(t *testing.T, root string) { mount(t, root, disk(t, "xfs")) }},
 	{name: "xfs, read-only", build: func(t *testing.T, root string) { mount(t, root, disk(t, "xfs")) }, close: readOnly, open: readWrite},
+	{
+		name: "xfs with projects", build: func(t *testing.T, root string) { mount(t, root, disk(t, "xfs")) },
+		after: func(t *testing.T, root string) { inProject(t, filepath.Join(root, "usr/lib/app"), 42) },
+	},
 	{name: "btrfs, top level", build: func(t *testing.T, root string) { mount(t, root, disk(t, "btrfs")) }, close: readOnly, open: readWrite},
 	{name: "btrfs, subvolume", build: func(t *testing.T, root string) {
 		dev := disk(t, "btrfs")
@@ -116,7 +123,7 @@ var layouts = []layout{
 
 // inShort are those that every run tries; the others lie in the long form.
 var inShort = map[string]bool{
-	"ext4, read-only": true, "xfs, read-only": true, "btrfs, subvolume": true,
+	"ext4, read-only": true, "xfs with projects": true, "overlay with all in the upper": true, "overlay with all in the lower": true, "xfs, read-only": true, "btrfs, subvolume": true,
 	"btrfs, @ read-only beside a writable @var": true, "btrfs, subvolumes in the root": true, "tmpfs": true,
 	"separate /usr": true, "all separate": true, "/usr on xfs, /var on btrfs": true, "idmapped": true,
 }
@@ -136,6 +143,9 @@ func TestLayouts(t *testing.T) {
 			l.build(t, root)
 			if !l.full {
 				populate(t, root)
+			}
+			if l.after != nil {
+				l.after(t, root)
 			}
 			if l.close != nil {
 				l.close(t, root)
@@ -205,6 +215,67 @@ func (l *layout) thereAndBack(t *testing.T, root string) {
 		untouched("after the last rollback")
 	}
 	t.Logf("%d of the %d renames of the commit were points of a kill", len(points), total)
+}
+
+// What an update adds to a folder that hands its project down is of that project,
+// and its quota counts it; what moves out of the folder and back is, too.
+func TestProjects(t *testing.T) {
+	need(t)
+	root := filepath.Join(t.TempDir(), "root")
+	mount(t, root, disk(t, "xfs"))
+	t.Run("run", func(t *testing.T) {
+		populate(t, root)
+		inProject(t, filepath.Join(root, "usr/lib/app"), 42)
+		verb(t, root, update(t), "apply")
+		for name, want := range map[string]sys.Project{
+			"usr/lib/app/new": {ID: 42, Inherit: true}, "usr/lib/app/new/1": {ID: 42}, "usr/lib/app/data/b": {ID: 42},
+			"usr/lib/app/kind": {ID: 42, Inherit: true}, "usr/share/doc": {}, "usr/bin/tool": {},
+		} {
+			if got := project(t, filepath.Join(root, name)); got != want {
+				t.Errorf("%s is of project %+v; want %+v", name, got, want)
+			}
+		}
+		verb(t, root, "", "rollback")
+		if got := project(t, filepath.Join(root, "usr/lib/app/dropped/b")); got.ID != 42 {
+			t.Errorf("what came back is of project %+v; want 42", got)
+		}
+	})
+}
+
+// inProject makes a folder and all in it part of a project, handed down.
+func inProject(t *testing.T, dir string, id uint32) {
+	t.Helper()
+	must(t, filepath.WalkDir(dir, func(p string, d os.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		f, err := openAny(p)
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		return (*sys.Kernel)(nil).SetProject(f, sys.Project{ID: id, Inherit: d.IsDir()})
+	}))
+}
+
+func project(t *testing.T, name string) sys.Project {
+	t.Helper()
+	f, err := openAny(name)
+	must(t, err)
+	defer f.Close()
+	p, err := sys.ProjectOf(f)
+	must(t, err)
+	return p
+}
+
+// openAny opens a file or a folder for reading.
+func openAny(name string) (*sys.FD, error) {
+	dir, err := sys.OpenRoot(filepath.Dir(name))
+	if err != nil {
+		return nil, err
+	}
+	defer dir.Close()
+	return sys.OpenAt(dir, filepath.Base(name), sys.OpenRead, 0)
 }
 
 func verb(t *testing.T, root, source, name string) any {
