@@ -14,6 +14,12 @@ type Call struct {
 	Path string // what it acts on, relative to its directory descriptor
 	To   string // the second path of renameat2, linkat and symlinkat
 	Len  int    // bytes to write
+
+	// Dir and ToDir are what Path and To are relative to. Where the call is made on an
+	// open object, Dir is that object and On is true. nil for calls on mounts.
+	Dir, ToDir *FD
+	On         bool
+	Flags      uint // of renameat2
 }
 
 // Fault is what a hook orders for one call: Err makes it fail without being

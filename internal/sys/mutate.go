@@ -17,7 +17,7 @@ const (
 func (k *Kernel) Rename(oldDir *FD, oldName string, newDir *FD, newName string, flags uint) error {
 	defer runtime.KeepAlive(oldDir)
 	defer runtime.KeepAlive(newDir)
-	return k.do(Call{Name: "renameat2", Path: oldName, To: newName}, func() error {
+	return k.do(Call{Name: "renameat2", Path: oldName, To: newName, Dir: oldDir, ToDir: newDir, Flags: flags}, func() error {
 		return unix.Renameat2(oldDir.n, oldName, newDir.n, newName, flags)
 	})
 }
@@ -25,7 +25,7 @@ func (k *Kernel) Rename(oldDir *FD, oldName string, newDir *FD, newName string, 
 // Mkdir makes a directory with exactly this mode, whatever the umask.
 func (k *Kernel) Mkdir(dir *FD, name string, mode uint32) error {
 	defer runtime.KeepAlive(dir)
-	if err := k.do(Call{Name: "mkdirat", Path: name}, func() error { return unix.Mkdirat(dir.n, name, mode&0o777) }); err != nil {
+	if err := k.do(Call{Name: "mkdirat", Path: name, Dir: dir}, func() error { return unix.Mkdirat(dir.n, name, mode&0o777) }); err != nil {
 		return err
 	}
 	return k.Chmod(dir, name, mode)
@@ -35,7 +35,7 @@ func (k *Kernel) Mkdir(dir *FD, name string, mode uint32) error {
 func (k *Kernel) Create(dir *FD, name string, mode uint32) (*FD, error) {
 	defer runtime.KeepAlive(dir)
 	var n int
-	err := k.do(Call{Name: "openat", Path: name}, func() (err error) {
+	err := k.do(Call{Name: "openat", Path: name, Dir: dir}, func() (err error) {
 		n, err = unix.Openat(dir.n, name, unix.O_RDWR|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, mode)
 		return err
 	})
@@ -49,7 +49,7 @@ func (k *Kernel) Create(dir *FD, name string, mode uint32) (*FD, error) {
 func (k *Kernel) OpenAppend(dir *FD, name string) (*FD, error) {
 	defer runtime.KeepAlive(dir)
 	var n int
-	err := k.do(Call{Name: "openat", Path: name}, func() (err error) {
+	err := k.do(Call{Name: "openat", Path: name, Dir: dir}, func() (err error) {
 		n, err = unix.Openat(dir.n, name, unix.O_WRONLY|unix.O_CREAT|unix.O_APPEND|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
 		return err
 	})
@@ -63,7 +63,7 @@ func (k *Kernel) OpenAppend(dir *FD, name string) (*FD, error) {
 func (k *Kernel) Write(f *FD, b []byte) error {
 	defer runtime.KeepAlive(f)
 	for len(b) > 0 {
-		c := Call{Name: "write", Path: f.name, Len: len(b)}
+		c := Call{Name: "write", Path: f.name, Len: len(b), Dir: f, On: true}
 		part := b
 		fault := k.fault(c)
 		if fault.Short > 0 && fault.Short < len(b) {
@@ -89,7 +89,7 @@ func (k *Kernel) Write(f *FD, b []byte) error {
 // Symlink makes a symlink.
 func (k *Kernel) Symlink(target string, dir *FD, name string) error {
 	defer runtime.KeepAlive(dir)
-	return k.do(Call{Name: "symlinkat", Path: target, To: name}, func() error {
+	return k.do(Call{Name: "symlinkat", Path: target, To: name, ToDir: dir}, func() error {
 		return unix.Symlinkat(target, dir.n, name)
 	})
 }
@@ -99,7 +99,7 @@ func (k *Kernel) Symlink(target string, dir *FD, name string) error {
 func (k *Kernel) Link(oldDir *FD, oldName string, newDir *FD, newName string) error {
 	defer runtime.KeepAlive(oldDir)
 	defer runtime.KeepAlive(newDir)
-	return k.do(Call{Name: "linkat", Path: oldName, To: newName}, func() error {
+	return k.do(Call{Name: "linkat", Path: oldName, To: newName, Dir: oldDir, ToDir: newDir}, func() error {
 		return unix.Linkat(oldDir.n, oldName, newDir.n, newName, 0)
 	})
 }
@@ -107,7 +107,7 @@ func (k *Kernel) Link(oldDir *FD, oldName string, newDir *FD, newName string) er
 // Mknod makes a device, a FIFO or a socket; mode holds the type bits.
 func (k *Kernel) Mknod(dir *FD, name string, mode uint32, rdev uint64) error {
 	defer runtime.KeepAlive(dir)
-	return k.do(Call{Name: "mknodat", Path: name}, func() error {
+	return k.do(Call{Name: "mknodat", Path: name, Dir: dir}, func() error {
 		return unix.Mknodat(dir.n, name, mode, int(rdev))
 	})
 }
@@ -115,13 +115,13 @@ func (k *Kernel) Mknod(dir *FD, name string, mode uint32, rdev uint64) error {
 // Unlink removes a name that is no directory.
 func (k *Kernel) Unlink(dir *FD, name string) error {
 	defer runtime.KeepAlive(dir)
-	return k.do(Call{Name: "unlinkat", Path: name}, func() error { return unix.Unlinkat(dir.n, name, 0) })
+	return k.do(Call{Name: "unlinkat", Path: name, Dir: dir}, func() error { return unix.Unlinkat(dir.n, name, 0) })
 }
 
 // Rmdir removes an empty directory.
 func (k *Kernel) Rmdir(dir *FD, name string) error {
 	defer runtime.KeepAlive(dir)
-	return k.do(Call{Name: "unlinkat", Path: name}, func() error {
+	return k.do(Call{Name: "unlinkat", Path: name, Dir: dir}, func() error {
 		return unix.Unlinkat(dir.n, name, unix.AT_REMOVEDIR)
 	})
 }
@@ -129,14 +129,14 @@ func (k *Kernel) Rmdir(dir *FD, name string) error {
 // Chmod sets the permission, set-id and sticky bits of what is no symlink.
 func (k *Kernel) Chmod(dir *FD, name string, mode uint32) error {
 	defer runtime.KeepAlive(dir)
-	return k.do(Call{Name: "fchmodat", Path: name}, func() error { return unix.Fchmodat(dir.n, name, mode&0o7777, 0) })
+	return k.do(Call{Name: "fchmodat", Path: name, Dir: dir}, func() error { return unix.Fchmodat(dir.n, name, mode&0o7777, 0) })
 }
 
 // Chown sets the owner without following a symlink. It clears set-id bits and
 // capabilities: call it before Chmod and SetXattr.
 func (k *Kernel) Chown(dir *FD, name string, uid, gid uint32) error {
 	defer runtime.KeepAlive(dir)
-	return k.do(Call{Name: "fchownat", Path: name}, func() error {
+	return k.do(Call{Name: "fchownat", Path: name, Dir: dir}, func() error {
 		return unix.Fchownat(dir.n, name, int(uid), int(gid), unix.AT_SYMLINK_NOFOLLOW)
 	})
 }
@@ -146,7 +146,7 @@ func (k *Kernel) Chown(dir *FD, name string, uid, gid uint32) error {
 func (k *Kernel) SetMtime(dir *FD, name string, mtimeNS int64) error {
 	defer runtime.KeepAlive(dir)
 	ts := []unix.Timespec{{Nsec: unix.UTIME_OMIT}, {Sec: floorDiv(mtimeNS, 1e9), Nsec: mtimeNS - floorDiv(mtimeNS, 1e9)*1e9}}
-	return k.do(Call{Name: "utimensat", Path: name}, func() error {
+	return k.do(Call{Name: "utimensat", Path: name, Dir: dir}, func() error {
 		return unix.UtimesNanoAt(dir.n, name, ts, unix.AT_SYMLINK_NOFOLLOW)
 	})
 }
@@ -162,7 +162,7 @@ func floorDiv(a, b int64) int64 {
 // SetXattr sets one extended attribute without following a symlink.
 func (k *Kernel) SetXattr(dir *FD, name, key string, val []byte) error {
 	defer runtime.KeepAlive(dir)
-	return k.do(Call{Name: "lsetxattr", Path: name, To: key}, func() error {
+	return k.do(Call{Name: "lsetxattr", Path: name, To: key, Dir: dir}, func() error {
 		return unix.Lsetxattr(dir.ProcPath()+"/"+name, key, val, 0)
 	})
 }
@@ -170,7 +170,7 @@ func (k *Kernel) SetXattr(dir *FD, name, key string, val []byte) error {
 // RemoveXattr removes one extended attribute; its absence is no error.
 func (k *Kernel) RemoveXattr(dir *FD, name, key string) error {
 	defer runtime.KeepAlive(dir)
-	return k.do(Call{Name: "lremovexattr", Path: name, To: key}, func() error {
+	return k.do(Call{Name: "lremovexattr", Path: name, To: key, Dir: dir}, func() error {
 		err := unix.Lremovexattr(dir.ProcPath()+"/"+name, key)
 		if errors.Is(err, unix.ENODATA) {
 			return nil
@@ -183,20 +183,20 @@ func (k *Kernel) RemoveXattr(dir *FD, name, key string) error {
 // retried: the kernel has dropped the error with the pages.
 func (k *Kernel) Fsync(f *FD) error {
 	defer runtime.KeepAlive(f)
-	return k.do(Call{Name: "fsync", Path: f.name}, func() error { return unix.Fsync(f.n) })
+	return k.do(Call{Name: "fsync", Path: f.name, Dir: f, On: true}, func() error { return unix.Fsync(f.n) })
 }
 
 // Syncfs makes a file system durable. It reports write errors that happened
 // since f was opened (Linux 5.8), so open f before the first write.
 func (k *Kernel) Syncfs(f *FD) error {
 	defer runtime.KeepAlive(f)
-	return k.do(Call{Name: "syncfs", Path: f.name}, func() error { return unix.Syncfs(f.n) })
+	return k.do(Call{Name: "syncfs", Path: f.name, Dir: f, On: true}, func() error { return unix.Syncfs(f.n) })
 }
 
 // Fallocate reserves bytes for an open file.
 func (k *Kernel) Fallocate(f *FD, bytes int64) error {
 	defer runtime.KeepAlive(f)
-	return k.do(Call{Name: "fallocate", Path: f.name, Len: int(bytes)}, func() error {
+	return k.do(Call{Name: "fallocate", Path: f.name, Len: int(bytes), Dir: f, On: true}, func() error {
 		return unix.Fallocate(f.n, 0, 0, bytes)
 	})
 }

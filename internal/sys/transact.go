@@ -108,7 +108,7 @@ func (f *FD) Read(b []byte) (int, error) {
 // It promises nothing.
 func (k *Kernel) StartWriteback(f *FD) error {
 	defer runtime.KeepAlive(f)
-	return k.do(Call{Name: "sync_file_range", Path: f.name}, func() error {
+	return k.do(Call{Name: "sync_file_range", Path: f.name, Dir: f, On: true}, func() error {
 		return unix.SyncFileRange(f.n, 0, 0, unix.SYNC_FILE_RANGE_WRITE)
 	})
 }
@@ -121,7 +121,7 @@ func (k *Kernel) StartWriteback(f *FD) error {
 // ChmodFD and SetXattrFD.
 func (k *Kernel) ChownFD(f *FD, uid, gid uint32) error {
 	defer runtime.KeepAlive(f)
-	return k.do(Call{Name: "fchownat", Path: f.name}, func() error {
+	return k.do(Call{Name: "fchownat", Path: f.name, Dir: f, On: true}, func() error {
 		return unix.Fchownat(f.n, "", int(uid), int(gid), unix.AT_EMPTY_PATH)
 	})
 }
@@ -129,7 +129,7 @@ func (k *Kernel) ChownFD(f *FD, uid, gid uint32) error {
 // ChmodFD sets the permission, set-id and sticky bits of what is no symlink.
 func (k *Kernel) ChmodFD(f *FD, mode uint32) error {
 	defer runtime.KeepAlive(f)
-	return k.do(Call{Name: "fchmodat", Path: f.name}, func() error {
+	return k.do(Call{Name: "fchmodat", Path: f.name, Dir: f, On: true}, func() error {
 		return unix.Fchmodat(unix.AT_FDCWD, f.ProcPath(), mode&0o7777, 0)
 	})
 }
@@ -137,7 +137,7 @@ func (k *Kernel) ChmodFD(f *FD, mode uint32) error {
 // SetXattrFD sets one extended attribute.
 func (k *Kernel) SetXattrFD(f *FD, key string, val []byte) error {
 	defer runtime.KeepAlive(f)
-	return k.do(Call{Name: "setxattr", Path: f.name, To: key}, func() error {
+	return k.do(Call{Name: "setxattr", Path: f.name, To: key, Dir: f, On: true}, func() error {
 		return unix.Setxattr(f.ProcPath(), key, val, 0)
 	})
 }
@@ -145,7 +145,7 @@ func (k *Kernel) SetXattrFD(f *FD, key string, val []byte) error {
 // RemoveXattrFD removes one extended attribute; its absence is no error.
 func (k *Kernel) RemoveXattrFD(f *FD, key string) error {
 	defer runtime.KeepAlive(f)
-	return k.do(Call{Name: "removexattr", Path: f.name, To: key}, func() error {
+	return k.do(Call{Name: "removexattr", Path: f.name, To: key, Dir: f, On: true}, func() error {
 		if err := unix.Removexattr(f.ProcPath(), key); !errors.Is(err, unix.ENODATA) {
 			return err
 		}
@@ -158,7 +158,7 @@ func (k *Kernel) SetMtimeFD(f *FD, mtimeNS int64) error {
 	defer runtime.KeepAlive(f)
 	sec := floorDiv(mtimeNS, 1e9)
 	ts := []unix.Timespec{{Nsec: unix.UTIME_OMIT}, {Sec: sec, Nsec: mtimeNS - sec*1e9}}
-	return k.do(Call{Name: "utimensat", Path: f.name}, func() error {
+	return k.do(Call{Name: "utimensat", Path: f.name, Dir: f, On: true}, func() error {
 		return unix.UtimesNanoAt(unix.AT_FDCWD, f.ProcPath(), ts, 0)
 	})
 }
