@@ -47,6 +47,7 @@ func failOnce(n int64, fault sys.Fault, calls *atomic.Int64) *sys.Kernel {
 type template struct {
 	dir      string
 	old, new map[string]string
+	mounts   []string // of volumes; plain folders will do
 }
 
 func makeTemplate(t testing.TB, base string) *template {
@@ -54,7 +55,7 @@ func makeTemplate(t testing.TB, base string) *template {
 	must(t, os.Mkdir(dir, 0o755))
 	r := newRig(t, dir)
 	r.everyChange()
-	return &template{dir: dir, old: snapshot(t, r.live), new: snapshot(t, r.src)}
+	return &template{dir: dir, old: snapshot(t, r.live), new: snapshot(t, r.src), mounts: r.mounts}
 }
 
 // instance copies the template's live tree; the source is shared.
@@ -62,14 +63,17 @@ func (tp *template) instance(t testing.TB, base string) *rig {
 	t.Helper()
 	must(t, os.RemoveAll(base))
 	must(t, os.Mkdir(base, 0o755))
-	r := &rig{t: t, live: filepath.Join(base, "live"), src: filepath.Join(tp.dir, "src"), mounts: []string{"/"}}
+	r := &rig{t: t, live: filepath.Join(base, "live"), src: filepath.Join(tp.dir, "src"), mounts: tp.mounts}
 	if out, err := exec.Command("cp", "-a", filepath.Join(tp.dir, "live"), r.live).CombinedOutput(); err != nil {
 		t.Fatalf("cp: %v: %s", err, out)
 	}
-	// The store's folder is made once in a root's life; the mtime of the root
-	// folder, which that moves and puts back, is in no journal.
-	_, done, err := r.openWith(nil)
+	// The stores' folders are made once in a root's life; the mtime of the folder
+	// that they are made in, which that moves and puts back, is in no journal.
+	s, done, err := r.openWith(nil)
 	must(t, err)
+	for _, v := range s.vols {
+		must(t, s.makeHome(v))
+	}
 	done()
 	return r
 }
@@ -146,7 +150,7 @@ func verdict(old, new, got map[string]string) string {
 
 func TestDeathAtEveryCallLeavesOldOrNew(t *testing.T) {
 	base := fastBase(t)
-	tp := makeTemplate(t, base)
+	tp := crashTemplate(t, base)
 	var total atomic.Int64
 	r := tp.instance(t, filepath.Join(base, "count"))
 	must(t, r.run(failOnce(-1, sys.Fault{}, &total), r.compare()))
@@ -200,17 +204,21 @@ func TestDeathAtEveryCallLeavesOldOrNew(t *testing.T) {
 
 func TestOneFailingCallLeavesOldOrNew(t *testing.T) {
 	base := fastBase(t)
-	tp := makeTemplate(t, base)
+	tp := crashTemplate(t, base)
 	var total atomic.Int64
 	r := tp.instance(t, filepath.Join(base, "count"))
 	must(t, r.run(failOnce(-1, sys.Fault{}, &total), r.compare()))
-	for _, fault := range []sys.Fault{{Err: syscall.ENOSPC}, {Err: syscall.EIO}, {Err: syscall.EINTR}, {Short: 1}} {
-		stride := int64(9)
+	s := seed(t)
+	for i, fault := range []sys.Fault{{Err: syscall.ENOSPC}, {Err: syscall.EIO}, {Err: syscall.EDQUOT}, {Err: syscall.EINTR}, {Short: 1}} {
+		stride := int64(11)
 		if testing.Short() {
-			stride = 29
+			stride = 37
+		}
+		if long() {
+			stride = 1
 		}
 		seen := map[string]int{}
-		for n := int64(1); n <= total.Load(); n += stride {
+		for n := 1 + int64(s>>(8*i))&0xff%stride; n <= total.Load(); n += stride {
 			var calls atomic.Int64
 			r := tp.instance(t, filepath.Join(base, "run"))
 			err := r.run(failOnce(n, fault, &calls), r.compare())
@@ -242,87 +250,7 @@ func TestOneFailingCallLeavesOldOrNew(t *testing.T) {
 			}
 			seen[v]++
 		}
-		t.Logf("%v: %v", fault, seen)
-	}
-}
-
-// TestDeathDuringRecovery cuts recovery and rollback too, at a sample of points.
-func TestDeathDuringRecovery(t *testing.T) {
-	base := fastBase(t)
-	tp := makeTemplate(t, base)
-	var total atomic.Int64
-	r := tp.instance(t, filepath.Join(base, "count"))
-	var committing int64
-	k := sys.WithHook(func(c sys.Call) sys.Fault {
-		if n := total.Add(1); c.Name == "syncfs" && committing == 0 {
-			committing = n // the first barrier
-		}
-		return sys.Fault{}
-	})
-	must(t, r.run(k, r.compare()))
-	var swap []int64
-	for n := committing; n < total.Load(); n += 9 {
-		swap = append(swap, n)
-	}
-	points, stride := 0, int64(11)
-	if testing.Short() {
-		swap, stride = swap[:4], 17
-	}
-	for _, n := range swap {
-		for second := int64(1); ; second += stride {
-			var calls, again atomic.Int64
-			r := tp.instance(t, filepath.Join(base, "run"))
-			_ = r.run(deadAfter(n, &calls), r.compare())
-			// Three attempts may die; each new state gets its own.
-			_, err := r.recoverNow(deadAfter(second, &again))
-			finished := err == nil && again.Load() < second
-			if _, err := r.recoverNow(nil); err != nil {
-				t.Fatalf("dead at call %d, recovery dead at %d: %v", n, second, err)
-			}
-			points++
-			if v := verdict(tp.old, tp.new, snapshot(t, r.live)); v != "old" && v != "new" {
-				t.Fatalf("dead at call %d, recovery dead at %d: %s", n, second, v)
-			}
-			if finished {
-				break
-			}
-		}
-	}
-	t.Logf("%d pairs of deaths", points)
-}
-
-func TestDeathDuringRollback(t *testing.T) {
-	base := fastBase(t)
-	tp := makeTemplate(t, base)
-	stride := int64(3)
-	if testing.Short() {
-		stride = 13
-	}
-	for n := int64(1); ; n += stride {
-		r := tp.instance(t, filepath.Join(base, "run"))
-		must(t, r.run(nil, r.compare()))
-		var calls atomic.Int64
-		s, done, err := r.openWith(deadAfter(n, &calls))
-		must(t, err)
-		l, err := s.List()
-		must(t, err)
-		tx, err := s.Load(l[0].ID)
-		must(t, err)
-		rerr := tx.Revert(context.Background())
-		tx.Close()
-		done()
-		rec, err := r.recoverNow(nil)
-		if err != nil {
-			t.Fatalf("dead at call %d: %v", n, err)
-		}
-		v := verdict(tp.old, tp.new, snapshot(t, r.live))
-		if v != "old" && v != "new" || rerr == nil && v != "old" {
-			t.Fatalf("dead at call %d (%v): recovery %+v left %s", n, rerr, rec, v)
-		}
-		if rerr == nil {
-			t.Logf("%d points", (n-1)/stride+1)
-			return
-		}
+		t.Logf("%v at every call of %d, stride %d: %v", fault, total.Load(), stride, seen)
 	}
 }
 

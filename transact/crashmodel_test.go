@@ -1,0 +1,471 @@
+package transact
+
+import (
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/liveupd/liveupd/change"
+	"github.com/liveupd/liveupd/internal/journal"
+	"github.com/liveupd/liveupd/internal/sys"
+)
+
+// A crash leaves on the disk any state that the file system may have persisted. The
+// model: each mutating call is one effect, atomic by itself (a rename moves or
+// exchanges both names at once, on every journalling file system). An effect is either
+// pinned, by a sync that came after it, or may be missing; an effect on the same name
+// or the same inode's metadata that came later is then missing, too. What a sync
+// pins is the file systems' difference:
+//
+//	journalled  ext4 (data=ordered), xfs: one log. Any fsync forces the whole log, so
+//	            names and metadata persist in the order of the calls; data of files
+//	            that were not synced may be missing: zeros, or a shorter file
+//	logged      btrfs: a transaction commit persists all up to one moment, and the log
+//	            tree what a later fsync asked for: one inode with its names,
+//	            ahead of all that came between
+//	any         none of that: names, metadata and data persist in any order, and a
+//	            sync pins only what it names. What holds here holds on all of them
+type crashModel string
+
+const (
+	journalled crashModel = "ext4, xfs"
+	logged     crashModel = "btrfs"
+	anyOrder   crashModel = "any order"
+)
+
+type effectKind int
+
+const (
+	entryEffect effectKind = iota // a name in a folder
+	metaEffect                    // mode, owner, times, attributes
+	dataEffect
+	syncEffect
+)
+
+// effect is what one call did, and how to make it unhappen.
+type effect struct {
+	call  int
+	what  string
+	kind  effectKind
+	vol   int
+	keys  []string // names "DIR/NAME", or the inode's metadata: later effects on them depend on this one
+	dirs  []uint64 // of a name: the folders; of a sync: the inode
+	inode uint64   // of metadata, data and syncs
+	gives uint64   // mkdir: the folder's inode
+	slot  func() uint64
+	whole bool // of a sync: the whole file system
+	undo  func(variant int) error
+}
+
+// recorder is a kernel hook that remembers effects, up to a call.
+type recorder struct {
+	t       testing.TB
+	root    string
+	mounts  []string
+	stash   string
+	until   int64
+	calls   int64
+	skip    func(c sys.Call, states int) bool
+	fail    func(c sys.Call, states int) error
+	states  int // that were written
+	effects []effect
+	open    []*sys.FD
+	// committed is the call after which Commit had returned.
+	committed int64
+}
+
+func (r *recorder) close() {
+	for _, fd := range r.open {
+		fd.Close()
+	}
+	_ = os.RemoveAll(r.stash)
+}
+
+func (r *recorder) dup(fd *sys.FD) *sys.FD {
+	n, err := syscall.Dup(fd.Int())
+	must(r.t, err)
+	out := sys.NewFD(n, fd.Name())
+	r.open = append(r.open, out)
+	return out
+}
+
+func (r *recorder) ino(fd *sys.FD) uint64 {
+	n, err := fd.Stat()
+	must(r.t, err)
+	return n.Ino
+}
+
+// volume finds the volume that a descriptor is on, by its path.
+func (r *recorder) volume(fd *sys.FD) int {
+	p, err := os.Readlink(fd.ProcPath())
+	must(r.t, err)
+	vol, _ := locate(r.mounts, filepath.Join("/", strings.TrimPrefix(p, r.root)))
+	return vol
+}
+
+func (r *recorder) hook(c sys.Call) sys.Fault {
+	if n := len(r.effects); n > 0 && r.effects[n-1].slot != nil {
+		e := &r.effects[n-1]
+		e.gives, e.slot = e.slot(), nil
+	}
+	if r.calls >= r.until {
+		return sys.Fault{Err: errDead}
+	}
+	r.calls++
+	if r.fail != nil {
+		if err := r.fail(c, r.states); err != nil {
+			return sys.Fault{Err: err}
+		}
+	}
+	if r.skip != nil && r.skip(c, r.states) {
+		return sys.Fault{Skip: true}
+	}
+	if c.Name == "renameat2" && c.To == journal.StateName {
+		r.states++
+	}
+	if e, ok := r.effect(c); ok {
+		e.call, e.what = int(r.calls), fmt.Sprintf("%s %s %s", c.Name, c.Path, c.To)
+		r.effects = append(r.effects, e)
+	}
+	return sys.Fault{}
+}
+
+var straight *sys.Kernel // makes the calls as they are
+
+func (r *recorder) effect(c sys.Call) (effect, bool) {
+	switch c.Name {
+	case "fsync", "syncfs":
+		return effect{kind: syncEffect, vol: r.volume(c.Dir), inode: r.ino(c.Dir), whole: c.Name == "syncfs"}, true
+	case "sync_file_range", "fallocate":
+		return effect{}, false
+	case "write":
+		return r.data(c), true
+	case "renameat2":
+		return r.rename(c), true
+	case "mkdirat", "openat", "mknodat":
+		return r.create(c.Dir, c.Path, c.Name == "mkdirat")
+	case "symlinkat", "linkat":
+		return r.create(c.ToDir, c.To, false)
+	case "unlinkat":
+		return r.unlink(c)
+	}
+	return r.meta(c), true
+}
+
+func (r *recorder) entry(undo func(int) error, slots ...any) effect {
+	e := effect{kind: entryEffect, undo: undo}
+	for i := 0; i < len(slots); i += 2 {
+		dir, name := slots[i].(*sys.FD), slots[i+1].(string)
+		ino := r.ino(dir)
+		e.vol = r.volume(dir)
+		e.keys = append(e.keys, fmt.Sprintf("%d/%s", ino, name))
+		e.dirs = append(e.dirs, ino)
+	}
+	return e
+}
+
+func (r *recorder) create(at *sys.FD, name string, isDir bool) (effect, bool) {
+	if _, err := sys.Lstat(at, name); err == nil {
+		return effect{}, false // opened to append to
+	}
+	dir := r.dup(at)
+	e := r.entry(func(int) error {
+		if isDir {
+			return straight.Rmdir(dir, name)
+		}
+		return straight.Unlink(dir, name)
+	}, dir, name)
+	if isDir {
+		e.slot = func() uint64 {
+			n, err := sys.Lstat(dir, name)
+			if err != nil {
+				return 0 // the call failed
+			}
+			return n.Ino
+		}
+	}
+	return e, true
+}
+
+// keep holds on to what a name leads to before the name is taken from it.
+func (r *recorder) keep(dir *sys.FD, name string) string {
+	kept := filepath.Join(r.stash, fmt.Sprint(len(r.effects)))
+	p, err := os.Readlink(dir.ProcPath())
+	must(r.t, err)
+	must(r.t, os.Link(filepath.Join(p, name), kept))
+	return kept
+}
+
+func (r *recorder) putBack(kept string, dir *sys.FD, name string) error {
+	stash, err := sys.OpenRoot(r.stash)
+	if err != nil {
+		return err
+	}
+	defer stash.Close()
+	return straight.Rename(stash, filepath.Base(kept), dir, name, 0)
+}
+
+func (r *recorder) rename(c sys.Call) effect {
+	from, to := r.dup(c.Dir), r.dup(c.ToDir)
+	kept := ""
+	if c.Flags == 0 {
+		if _, err := sys.Lstat(to, c.To); err == nil {
+			kept = r.keep(to, c.To)
+		}
+	}
+	return r.entry(func(int) error {
+		if c.Flags == sys.RenameExchange {
+			return straight.Rename(from, c.Path, to, c.To, sys.RenameExchange)
+		}
+		if err := straight.Rename(to, c.To, from, c.Path, sys.RenameNoReplace); err != nil || kept == "" {
+			return err
+		}
+		return r.putBack(kept, to, c.To)
+	}, from, c.Path, to, c.To)
+}
+
+func (r *recorder) unlink(c sys.Call) (effect, bool) {
+	n, err := sys.Lstat(c.Dir, c.Path)
+	if err != nil {
+		return effect{}, false
+	}
+	dir := r.dup(c.Dir)
+	if n.IsDir() {
+		return r.entry(func(int) error { return straight.Mkdir(dir, c.Path, n.Mode) }, dir, c.Path), true
+	}
+	kept := r.keep(dir, c.Path)
+	return r.entry(func(int) error { return r.putBack(kept, dir, c.Path) }, dir, c.Path), true
+}
+
+// The ways in which data that did not reach the disk are missing.
+const (
+	zeros = iota
+	shorter
+)
+
+func (r *recorder) data(c sys.Call) effect {
+	f := r.dup(c.Dir)
+	n, err := f.Stat()
+	must(r.t, err)
+	return effect{kind: dataEffect, vol: r.volume(c.Dir), inode: n.Ino, undo: func(variant int) error {
+		now, err := f.Stat()
+		if err != nil {
+			return err
+		}
+		if variant == shorter {
+			err = syscall.Ftruncate(f.Int(), n.Size)
+		} else if left := min(int64(c.Len), now.Size-n.Size); left > 0 {
+			// The descriptor may be one for appending: pwrite would not heed the offset.
+			if err = syscall.Fallocate(f.Int(), 0x03 /* PUNCH_HOLE | KEEP_SIZE */, n.Size, left); err != nil {
+				return err
+			}
+		}
+		if err != nil {
+			return err
+		}
+		return straight.SetMtimeFD(f, now.MtimeNS)
+	}}
+}
+
+func (r *recorder) meta(c sys.Call) effect {
+	var f *sys.FD
+	if c.On {
+		f = r.dup(c.Dir)
+	} else {
+		var err error
+		f, err = sys.OpenAt(c.Dir, c.Path, sys.OpenPath|sys.OpenNoLink, resolve)
+		must(r.t, err)
+		r.open = append(r.open, f)
+	}
+	old, err := f.Stat()
+	must(r.t, err)
+	xattrs := func() map[string][]byte {
+		if old.Type == change.Symlink {
+			return nil
+		}
+		return openXattrs(r.t, f)
+	}
+	before := maps.Clone(xattrs())
+	return effect{kind: metaEffect, vol: r.volume(c.Dir), inode: old.Ino, keys: []string{fmt.Sprint("meta ", old.Ino)}, undo: func(int) error {
+		if err := straight.ChownFD(f, old.UID, old.GID); err != nil {
+			return err
+		}
+		if old.Type != change.Symlink {
+			if err := straight.ChmodFD(f, old.Mode); err != nil {
+				return err
+			}
+			for key := range xattrs() {
+				if _, ok := before[key]; !ok {
+					if err := straight.RemoveXattrFD(f, key); err != nil {
+						return err
+					}
+				}
+			}
+			for key, val := range before {
+				if err := straight.SetXattrFD(f, key, val); err != nil {
+					return err
+				}
+			}
+			return straight.SetMtimeFD(f, old.MtimeNS)
+		}
+		return nil // a symlink's time cannot be set by a descriptor; it is set by name, in staging only
+	}}
+}
+
+// openXattrs reads the attributes of what is open, an O_PATH descriptor too.
+func openXattrs(t testing.TB, f *sys.FD) map[string][]byte {
+	t.Helper()
+	buf := make([]byte, 64<<10)
+	n, err := syscall.Listxattr(f.ProcPath(), buf)
+	must(t, err)
+	out := map[string][]byte{}
+	for key := range strings.SplitSeq(strings.TrimSuffix(string(buf[:n]), "\x00"), "\x00") {
+		if key == "" {
+			continue
+		}
+		val := make([]byte, 64<<10)
+		n, err := syscall.Getxattr(f.ProcPath(), key, val)
+		must(t, err)
+		out[key] = val[:n:n]
+	}
+	return out
+}
+
+// pinned tells for each effect whether a sync has made it durable.
+func pinned(effects []effect, model crashModel) []bool {
+	out := make([]bool, len(effects))
+	for s, sync := range effects {
+		if sync.kind != syncEffect {
+			continue
+		}
+		for i := range s {
+			e := &effects[i]
+			if e.vol != sync.vol {
+				continue
+			}
+			switch {
+			case sync.whole, e.kind == syncEffect:
+				out[i] = true
+			case e.kind == entryEffect && slices.Contains(e.dirs, sync.inode),
+				e.kind != entryEffect && e.inode == sync.inode:
+				out[i] = true
+			case model == journalled && e.kind != dataEffect:
+				out[i] = true
+			}
+		}
+		out[s] = true
+	}
+	return out
+}
+
+// closure adds to a set what cannot be there without it. false: some of that is pinned,
+// so the set is no state of any disk.
+func closure(effects []effect, pins []bool, drop map[int]bool) bool {
+	for i := range effects {
+		if !drop[i] || effects[i].kind == dataEffect {
+			continue
+		}
+		for j := i + 1; j < len(effects); j++ {
+			e := &effects[j]
+			depends := e.kind != dataEffect && slices.ContainsFunc(e.keys, func(k string) bool { return slices.Contains(effects[i].keys, k) }) ||
+				e.kind == entryEffect && effects[i].gives != 0 && slices.Contains(e.dirs, effects[i].gives)
+			if !depends || drop[j] {
+				continue
+			}
+			if pins[j] {
+				return false
+			}
+			drop[j] = true
+		}
+	}
+	return true
+}
+
+// choose makes the j-th set of effects that a crash loses, and how data are missing.
+func choose(effects []effect, model crashModel, j int, rnd *rand.Rand) (drop map[int]bool, variant int, ok bool) {
+	pins := pinned(effects, model)
+	var loose, data []int
+	for i := range effects {
+		switch {
+		case pins[i] || effects[i].kind == syncEffect:
+		case effects[i].kind == dataEffect:
+			data = append(data, i)
+		default:
+			loose = append(loose, i)
+		}
+	}
+	drop = map[int]bool{}
+	variant = rnd.IntN(2)
+	lose := func(list []int, likely float64) {
+		for _, i := range list {
+			if rnd.Float64() < likely {
+				drop[i] = true
+			}
+		}
+	}
+	switch model {
+	case journalled:
+		// What the log lacks at its end is another crash point's matter.
+		if j == 0 {
+			lose(data, 1)
+		} else {
+			lose(data, rnd.Float64())
+		}
+	case logged:
+		if len(loose) == 0 {
+			lose(data, rnd.Float64())
+			break
+		}
+		from := rnd.IntN(len(loose))
+		about := effects[loose[from+rnd.IntN(len(loose)-from)]]
+		for _, i := range loose[from:] {
+			e := effects[i]
+			same := e.inode != 0 && e.inode == about.inode || len(about.dirs) > 0 && slices.Contains(e.dirs, about.dirs[0])
+			if !same {
+				drop[i] = true
+			}
+		}
+		lose(data, rnd.Float64())
+	case anyOrder:
+		switch {
+		case j < len(loose): // each one alone
+			drop[loose[j]] = true
+		case j == len(loose):
+			lose(slices.Concat(loose, data), 1)
+		default:
+			likely := rnd.Float64()
+			lose(loose, likely)
+			lose(data, likely)
+		}
+	}
+	// Of one file, what was written later is lost first.
+	for i := range drop {
+		if effects[i].kind != dataEffect {
+			continue
+		}
+		for _, k := range data {
+			if k > i && effects[k].inode == effects[i].inode {
+				drop[k] = true
+			}
+		}
+	}
+	return drop, variant, closure(effects, pins, drop)
+}
+
+// lose makes the effects of a set unhappen, the last one first.
+func lose(effects []effect, drop map[int]bool, variant int) error {
+	for i := range slices.Backward(effects) {
+		if drop[i] {
+			if err := effects[i].undo(variant); err != nil {
+				return fmt.Errorf("%s: %w", effects[i].what, err)
+			}
+		}
+	}
+	return nil
+}
