@@ -296,6 +296,42 @@ func TestMountInOurNamespaceDuringTheSwap(t *testing.T) {
 	b.sameState("the root is not as it was", before, b.state())
 }
 
+// A mount over a folder hides what changes below it: the file system below is what
+// the update is for, the mount stays, and it is said.
+func TestFolderIsCoveredDuringTheSwap(t *testing.T) {
+	for _, moment := range []string{"plan", "swap"} {
+		t.Run(moment, func(t *testing.T) {
+			b := changing(t)
+			var once sync.Once
+			cover := func() { once.Do(func() { tool(t, "mount", "-t", "tmpfs", "none", b.at("etc")) }) }
+			e := &Engine{Kernel: sys.WithHook(func(c sys.Call) sys.Fault {
+				if c.Name == "renameat2" && c.To == "new" && moment == "swap" {
+					cover()
+				}
+				return sys.Fault{}
+			})}
+			result, err := e.Run(t.Context(), Request{Verb: "apply", Root: b.root, Source: "tree:" + b.source, AllowUnsigned: true}, Events{Emit: func(v any) {
+				if _, ok := v.(*change.Plan); ok && moment == "plan" {
+					cover()
+				}
+			}})
+			if got := b.read("etc/conf"); got != "-" {
+				t.Errorf("the mount does not stand: etc/conf holds %q", got)
+			}
+			tool(t, "umount", b.at("etc"))
+			if err != nil {
+				t.Fatalf("apply: %v", err)
+			}
+			if list := result.(*change.Report).Warnings; !slices.ContainsFunc(list, func(w string) bool { return strings.Contains(w, "mounted on /etc") }) {
+				t.Errorf("nothing tells of the mount: %q", list)
+			}
+			if got := b.read("etc/conf"); got != "22" {
+				t.Errorf("below it etc/conf holds %q; want the new one", got)
+			}
+		})
+	}
+}
+
 // A rollback looks, too, before anything moves.
 func TestMountBeforeARollback(t *testing.T) {
 	b := changing(t)

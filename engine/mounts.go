@@ -42,6 +42,7 @@ func (r *run) guardMounts() error {
 	if list := before.Since(r.p.mounts, false, r.moves); len(list) > 0 {
 		return arrived(list[0], list[0].Path, "since the plan was made")
 	}
+	r.tellCovers(before.Since(r.p.mounts, false, r.below))
 	r.tx.OnSwap(func() error {
 		after := r.s.picture()
 		if after == nil {
@@ -50,6 +51,7 @@ func (r *run) guardMounts() error {
 		if list := after.Since(before, true, r.staged); len(list) > 0 {
 			return arrived(list[0], r.oldPath(list[0].Path), "during the commit")
 		}
+		r.tellCovers(after.Since(before, true, r.below))
 		return nil
 	})
 	return nil
@@ -61,6 +63,24 @@ func arrived(a nsmount.Arrival, p, when string) error {
 		how = "it was bound to " + a.Point
 	}
 	return change.WithHint(fmt.Errorf("cannot change %s: %s %s, in %s: %w", p, how, when, a.In, change.ErrDrift), "make a new plan")
+}
+
+// tellCovers warns of mounts that hide what changes: the file system below them
+// is what an update is for.
+func (r *run) tellCovers(list []nsmount.Arrival) {
+	for _, a := range list {
+		if a.Covers {
+			r.s.warnings = append(r.s.warnings, fmt.Sprintf(
+				"something was mounted on %s meanwhile, in %s: what changed below it is seen once that is unmounted", a.Path, a.In))
+		}
+	}
+}
+
+// below tells whether something below a path changes.
+func (r *run) below(p string) bool {
+	prefix := strings.TrimSuffix(p, "/") + "/"
+	i, _ := slices.BinarySearchFunc(r.p.delta.Entries, prefix, func(e change.Entry, p string) int { return strings.Compare(e.Path, p) })
+	return i < len(r.p.delta.Entries) && strings.HasPrefix(r.p.delta.Entries[i].Path, prefix)
 }
 
 // moves tells whether the object at a path, or a folder that it lies in, is

@@ -194,7 +194,10 @@ func killed(req Request, began int64, before []string, cause error) (any, error)
 			break
 		}
 		if g.State == "verified" {
-			report := newReport("apply")
+			report := newReport(map[string]string{"verify": "repair"}[verb])
+			if report.Verb == "" {
+				report.Verb = verb
+			}
 			report.ID, report.PlanID, report.Result, report.HostAction = g.ID, g.PlanID, "done", g.HostAction
 			if g.HostAction > change.ActionNone {
 				report.Result = "pending"

@@ -4,6 +4,7 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"syscall"
 
 	"github.com/liveupd/liveupd/internal/sys"
 )
@@ -28,6 +29,7 @@ type standing struct {
 	of   string // the path in the root that it shows; "" for none
 	at   string // its mount point, as its namespace has it
 	in   string // its namespace, for a person
+	here bool   // its namespace is ours or process 1's
 }
 
 // Arrival is a mount that has come since a picture.
@@ -36,6 +38,9 @@ type Arrival struct {
 	Upon  bool   // it stands upon Path; else it shows it at Point
 	Point string // as its namespace has it
 	In    string // its namespace, for a person
+	// Covers: it stands upon Path in our namespace or process 1's, and shows
+	// something else there.
+	Covers bool
 }
 
 // Picture looks at the mounts of every namespace.
@@ -45,6 +50,13 @@ func (r *Root) Picture() (*Picture, error) {
 		return nil, err
 	}
 	defer closeAll(all)
+	ours := map[uint64]bool{}
+	for _, name := range []string{ownNamespace, initNamespace} {
+		var st syscall.Stat_t
+		if syscall.Stat(name, &st) == nil {
+			ours[st.Ino] = true
+		}
+	}
 	p := &Picture{mounts: map[pictured]standing{}}
 	for _, n := range all {
 		mounts := n.seen
@@ -53,19 +65,19 @@ func (r *Root) Picture() (*Picture, error) {
 				return nil, err
 			}
 		}
-		p.add(r, mounts, n.String())
+		p.add(r, mounts, n.String(), ours[n.ino])
 	}
 	return p, nil
 }
 
-func (p *Picture) add(r *Root, mounts []sys.Mount, in string) {
+func (p *Picture) add(r *Root, mounts []sys.Mount, in string, here bool) {
 	byID := make(map[int]*sys.Mount, len(mounts))
 	for i := range mounts {
 		byID[mounts[i].ID] = &mounts[i]
 	}
 	for i := range mounts {
 		m := &mounts[i]
-		st := standing{of: r.pathOf(m.Dev, strings.TrimSuffix(m.Root, "//deleted")), at: m.Point, in: in}
+		st := standing{of: r.pathOf(m.Dev, strings.TrimSuffix(m.Root, "//deleted")), at: m.Point, in: in, here: here}
 		if on := byID[m.Parent]; on != nil && on != m && m.Inside(on.Point) {
 			st.upon = r.pathOf(on.Dev, path.Join(on.Root, relative(on.Point, m.Point)))
 		}
@@ -107,7 +119,7 @@ func (p *Picture) Since(earlier *Picture, moved bool, concerns func(path string)
 			continue
 		}
 		if st.upon != "" && concerns(st.upon) {
-			out = append(out, Arrival{Path: st.upon, Upon: true, Point: st.at, In: st.in})
+			out = append(out, Arrival{Path: st.upon, Upon: true, Point: st.at, In: st.in, Covers: st.here && st.of != st.upon})
 		} else if st.of != "" && concerns(st.of) {
 			out = append(out, Arrival{Path: st.of, Point: st.at, In: st.in})
 		}

@@ -37,7 +37,8 @@ With --repair what is damaged is put back, as one transaction: planned (--plan s
 it and changes nothing), committed whole or not at all, followed by the restarts
 that it needs, and rolled back by liveupd rollback. Content is taken only where its
 digest is the recorded one: from a kept generation, from another path that has it, or
-from the source of the update; --source names another place of that.
+from the source of the update; --source names another place of that. What lies in
+the image's own folders and no update laid down goes, and is kept for the rollback.
 ` + verifyHelp,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
