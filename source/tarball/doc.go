@@ -1,0 +1,2 @@
+// Package tarball turns an archive into a folder.
+package tarball
