@@ -15,13 +15,13 @@ import (
 // Fchmod sets the permission, set-id and sticky bits of an open object.
 func (k *Kernel) Fchmod(f *FD, mode uint32) error {
 	defer runtime.KeepAlive(f)
-	return k.do(Call{Name: "fchmod", Path: f.name}, func() error { return unix.Fchmod(f.n, mode&0o7777) })
+	return k.do(Call{Name: "fchmod", Path: f.name, Dir: f, On: true}, func() error { return unix.Fchmod(f.n, mode&0o7777) })
 }
 
 // Fsetxattr sets one extended attribute of an open object.
 func (k *Kernel) Fsetxattr(f *FD, key string, val []byte) error {
 	defer runtime.KeepAlive(f)
-	return k.do(Call{Name: "fsetxattr", Path: f.name, To: key}, func() error { return unix.Fsetxattr(f.n, key, val, 0) })
+	return k.do(Call{Name: "fsetxattr", Path: f.name, Dir: f, On: true, To: key}, func() error { return unix.Fsetxattr(f.n, key, val, 0) })
 }
 
 // Futimens sets the modification time of an open object, in nanoseconds since
@@ -30,7 +30,7 @@ func (k *Kernel) Futimens(f *FD, mtimeNS int64) error {
 	defer runtime.KeepAlive(f)
 	sec := floorDiv(mtimeNS, 1e9)
 	ts := [2]unix.Timespec{{Nsec: unix.UTIME_OMIT}, {Sec: sec, Nsec: mtimeNS - sec*1e9}}
-	return k.do(Call{Name: "utimensat", Path: f.name}, func() error {
+	return k.do(Call{Name: "utimensat", Path: f.name, Dir: f, On: true}, func() error {
 		// Without a path it is futimens(3); x/sys has no form for that.
 		if _, _, errno := unix.Syscall6(unix.SYS_UTIMENSAT, uintptr(f.n), 0, uintptr(unsafe.Pointer(&ts[0])), 0, 0, 0); errno != 0 {
 			return errno
@@ -42,7 +42,7 @@ func (k *Kernel) Futimens(f *FD, mtimeNS int64) error {
 // Ftruncate sets the size of an open regular file. What it gains is a hole.
 func (k *Kernel) Ftruncate(f *FD, size int64) error {
 	defer runtime.KeepAlive(f)
-	return k.do(Call{Name: "ftruncate", Path: f.name, Len: int(size)}, func() error { return unix.Ftruncate(f.n, size) })
+	return k.do(Call{Name: "ftruncate", Path: f.name, Dir: f, On: true, Len: int(size)}, func() error { return unix.Ftruncate(f.n, size) })
 }
 
 // WriteAt writes all of b at an offset. What lies between the file's end and the
@@ -50,7 +50,7 @@ func (k *Kernel) Ftruncate(f *FD, size int64) error {
 func (k *Kernel) WriteAt(f *FD, b []byte, off int64) error {
 	defer runtime.KeepAlive(f)
 	for len(b) > 0 {
-		c := Call{Name: "pwrite64", Path: f.name, Len: len(b)}
+		c := Call{Name: "pwrite64", Path: f.name, Dir: f, On: true, Len: len(b)}
 		part := b
 		fault := k.fault(c)
 		if fault.Short > 0 && fault.Short < len(b) {

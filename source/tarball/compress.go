@@ -226,8 +226,7 @@ func (x *xzProcess) wait() error {
 	}
 	x.done = true
 	err := x.cmd.Wait()
-	var exit *exec.ExitError
-	if errors.As(err, &exit) {
+	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
 		said := strings.TrimSpace(strings.TrimPrefix(x.said.String(), x.cmd.Path+": (stdin): "))
 		if strings.Contains(said, "emory usage limit") {
 			err = &unsupportedError{fmt.Sprintf("cannot decompress xz: it looks back more than %d MiB", maxWindow>>20)}

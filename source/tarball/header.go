@@ -121,11 +121,10 @@ func (b *raw) name() string {
 	case formatStar:
 		prefix = text(b[345:476])
 	}
-	if name := text(b[:100]); prefix == "" {
-		return name
-	} else {
-		return prefix + "/" + name
+	if prefix != "" {
+		prefix += "/"
 	}
+	return prefix + text(b[:100])
 }
 
 // errNumber is why a numeric field cannot be read.

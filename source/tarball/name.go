@@ -56,7 +56,7 @@ func splitName(name string, depth int) (parts []string, slash bool, err error) {
 		case "", ".":
 			continue
 		case "..":
-			return nil, false, errors.New("leads out of the tree through ..")
+			return nil, false, errors.New("has a component .. and could leave the tree")
 		case storeName:
 			return nil, false, fmt.Errorf("lies in %s, which is liveupd's own", storeName)
 		}

@@ -160,7 +160,7 @@ func (f *paxFields) record(r record, encoded map[string][]byte, maxExtents int) 
 		err = &unsupportedError{fmt.Sprintf("has the record %s: sparse files of star and Solaris are not supported", r.key)}
 	case "atime", "ctime", "comment", "charset", "uname", "gname", "LIBARCHIVE.creationtime",
 		"SCHILY.dev", "SCHILY.ino", "SCHILY.nlink", "SCHILY.devmajor", "SCHILY.devminor", "SCHILY.acl.type",
-		"SCHILY.volhdr", "SCHILY.release", "SCHILY.archtype", "SCHILY.dir", "SCHILY.offset", "SCHILY.tarfiletype":
+		"SCHILY.volhdr", "SCHILY.release":
 		// Of no meaning for what is made, or a name where a number is given.
 	default:
 		if strings.HasPrefix(r.key, "GNU.volume.") {

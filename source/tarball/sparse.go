@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 )
 
@@ -72,7 +73,7 @@ func newSparse(maxExtents int, next func() (*raw, error)) ([]extent, error) {
 			if err != nil {
 				return 0, err
 			}
-			buf = append(buf[:len(buf):len(buf)], b[:]...)
+			buf = append(slices.Clip(buf), b[:]...)
 		}
 	}
 	count, err := line()

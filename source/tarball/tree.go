@@ -110,8 +110,10 @@ func (t *tree) parents(name string, parts []string) (*entry, error) {
 			if err := t.grow(name, len(part)); err != nil {
 				return nil, err
 			}
-			next = &entry{name: strings.Clone(part), parent: at, implied: true, children: map[string]*entry{},
-				node: &change.Node{Type: change.Directory, Mode: 0o755}}
+			next = &entry{
+				name: strings.Clone(part), parent: at, implied: true, children: map[string]*entry{},
+				node: &change.Node{Type: change.Directory, Mode: 0o755},
+			}
 			next.skipped = at.skipped || t.skip != nil && t.skip(next.path())
 			if err := t.add(next); err != nil {
 				return nil, err

@@ -210,8 +210,7 @@ func (u *unpacker) cause(err error) error {
 	if p := u.in.err.Load(); p != nil {
 		return fmt.Errorf("cannot read it: %w", *p)
 	}
-	var bomb *bombError
-	if errors.As(err, &bomb) {
+	if bomb, ok := errors.AsType[*bombError](err); ok {
 		place := ""
 		if u.r != nil {
 			place = " " + u.r.place()
@@ -380,8 +379,7 @@ func (u *unpacker) node(h *header) (*change.Node, error) {
 			return nil, refuse(h.name, "is a %s and has an access control list of another kind of object", n.Type)
 		}
 		acl, err := parseACL(h.acl[i], u.o.ID)
-		var unsupported *unsupportedError
-		if errors.As(err, &unsupported) {
+		if _, ok := errors.AsType[*unsupportedError](err); ok {
 			return nil, change.WithHint(cannot(h.name, "has %v", err), "make the archive with numbers: bsdtar does, GNU tar from 1.35 with --numeric-owner")
 		}
 		if err != nil {
