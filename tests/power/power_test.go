@@ -1,0 +1,67 @@
+package power
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"strconv"
+	"testing"
+	"time"
+
+	"github.com/liveupd/liveupd/tests/vm"
+)
+
+func long() bool { return os.Getenv("LIVEUPD_LONG") == "1" }
+
+// choose gives the random numbers of a suite, and prints the seed.
+func choose(t *testing.T) *rand.Rand {
+	t.Helper()
+	seed := uint64(time.Now().UnixNano()) % 1_000_000
+	if s := os.Getenv("LIVEUPD_SEED"); s != "" {
+		n, err := strconv.ParseUint(s, 10, 64)
+		if err != nil {
+			t.Fatalf("LIVEUPD_SEED: %v", err)
+		}
+		seed = n
+	}
+	t.Logf("LIVEUPD_SEED=%d", seed)
+	return rand.New(rand.NewPCG(seed, 0))
+}
+
+func TestExt4(t *testing.T)  { suites(t, ext4) }
+func TestXFS(t *testing.T)   { suites(t, xfs) }
+func TestBtrfs(t *testing.T) { suites(t, btrfs) }
+
+func suites(t *testing.T, k kind) {
+	vm.Require(t)
+	t.Parallel()
+	r := newRig(t, k)
+	t.Run("replay", func(t *testing.T) { replay(t, r) })
+}
+
+// tally counts what was tried.
+type tally struct {
+	points, subsets int // states after a flush, and such with a part of the later writes
+	mixed, old, new int // mixtures before the recovery; what it made
+	found           map[string]int
+}
+
+func (c *tally) count(o outcome) {
+	if c.found == nil {
+		c.found = map[string]int{}
+	}
+	c.found[o.found]++
+	if o.before == "mixed" {
+		c.mixed++
+	}
+	if o.after == "old" {
+		c.old++
+	} else {
+		c.new++
+	}
+}
+
+func (c *tally) String() string {
+	return fmt.Sprintf("%d states after a flush, %d with a part of the later writes: recovered to the old tree %d, to the new one %d; a mixture before the recovery: %d; states found: %v",
+		c.points, c.subsets, c.old, c.new, c.mixed, c.found)
+}
