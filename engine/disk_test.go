@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -28,19 +29,26 @@ func diskBed(t *testing.T) *bed {
 		t.Skip("mkfs.ext4 is not installed")
 	}
 	b := newBed(t)
+	b.image = newDisk(t, b.root)
+	return b
+}
+
+// newDisk mounts an ext4 file system of its own and gives its image.
+func newDisk(t *testing.T, at string) string {
+	t.Helper()
 	image := filepath.Join(t.TempDir(), "image")
 	tool(t, "truncate", "-s", "64M", image)
 	tool(t, "mkfs.ext4", "-q", "-F", image)
-	tool(t, "mount", "-o", "loop", image, b.root)
+	tool(t, "mount", "-o", "loop", image, at)
 	t.Cleanup(func() {
-		if err := syscall.Unmount(b.root, 0); err != nil {
-			t.Errorf("cannot unmount %s: %v", b.root, err)
+		if err := syscall.Unmount(at, 0); err != nil {
+			t.Errorf("cannot unmount %s: %v", at, err)
 		}
 	})
-	if err := os.Remove(filepath.Join(b.root, "lost+found")); err != nil {
+	if err := os.Remove(filepath.Join(at, "lost+found")); err != nil {
 		t.Fatal(err)
 	}
-	return b
+	return image
 }
 
 func tool(t *testing.T, name string, args ...string) {
@@ -66,7 +74,7 @@ func (b *bed) state() map[string]string {
 			return err
 		}
 		rel, _ := filepath.Rel(b.root, full)
-		if rel == ".liveupd" {
+		if e.Name() == ".liveupd" {
 			return fs.SkipDir
 		}
 		n, err := sys.Lstat(root, rel)
@@ -157,4 +165,31 @@ func (b *bed) flip(name string) {
 	one[0] ^= 1
 	_, err = f.WriteAt(one, st.Size()/2)
 	b.do(err, os.Chtimes(name, st.ModTime(), st.ModTime()))
+}
+
+// rot changes one bit of each block of the disk that holds the text, behind the
+// file system's back: no time, size or inode changes with it.
+func (b *bed) rot(text string) {
+	b.t.Helper()
+	tool(b.t, "umount", b.root)
+	data, err := os.ReadFile(b.image)
+	b.do(err)
+	f, err := os.OpenFile(b.image, os.O_WRONLY, 0)
+	b.do(err)
+	found := 0
+	for at := 0; ; found++ {
+		i := bytes.Index(data[at:], []byte(text))
+		if i < 0 {
+			break
+		}
+		at += i
+		_, err := f.WriteAt([]byte{data[at] ^ 1}, int64(at))
+		b.do(err)
+		at++
+	}
+	b.do(f.Close())
+	if found == 0 {
+		b.t.Fatalf("%q is not on the disk", text)
+	}
+	tool(b.t, "mount", "-o", "loop", b.image, b.root)
 }

@@ -28,6 +28,7 @@ func TestMain(m *testing.M) {
 type bed struct {
 	t            *testing.T
 	root, source string
+	image        string // of the root's file system, where it has one of its own
 }
 
 func newBed(t *testing.T) *bed {

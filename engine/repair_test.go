@@ -8,6 +8,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -205,17 +206,70 @@ func TestRepairSources(t *testing.T) {
 	})
 }
 
-// A disk that alters a file leaves its times alone: only --full sees it, and the
-// repair brings it back.
-func TestRepairOfBitRot(t *testing.T) {
-	b := installed(t)
+// A disk that alters a file behind the file system's back leaves its times alone:
+// only --full sees it, and the repair brings it back. What is kept is always read
+// before a rollback.
+func TestBitRotOnTheDisk(t *testing.T) {
+	b := diskBed(t)
+	tool1, tool2 := strings.Repeat("the old tool ", 500), strings.Repeat("the new tool ", 500)
+	for _, content := range []string{tool1, tool2} {
+		whole(files{"usr/bin/tool": content}).lay(t, b.source)
+		b.must(Request{Verb: "apply"})
+	}
 	whole := b.state()
-	b.flip(b.at("usr/bin/tool"))
+	time.Sleep(2100 * time.Millisecond) // the index does not remember what has just changed
+	if _, report, err := b.verify(Request{}); err != nil || report.Damaged > 0 {
+		t.Fatalf("verify: %+v, %v", report, err)
+	}
+	b.rot("the new tool ")
+	if found, _, err := b.verify(Request{}); err != nil || len(found) > 0 {
+		t.Errorf("verify by the index: %q, %v; want nothing: no time has changed", found, err)
+	}
 	if found, _, _ := b.verify(Request{Full: true}); !slices.Equal(found, []string{"damage /usr/bin/tool differs content"}) {
 		t.Errorf("verify --full: %q", found)
 	}
 	b.must(Request{Verb: "verify", Repair: true, Full: true})
 	b.sameState("after the repair", whole, b.state())
+
+	b.rot("the old tool ")
+	list := b.generations()
+	_, err := b.run(Request{Verb: "rollback", ID: list[1].ID})
+	if !errors.Is(err, change.ErrVerification) || !strings.Contains(err.Error(), "/usr/bin/tool") {
+		t.Errorf("rollback: %v; want ErrVerification that names /usr/bin/tool", err)
+	}
+	b.sameState("a refused rollback changed the root", whole, b.state())
+}
+
+// With /usr on a file system of its own all of it holds there, too.
+func TestRepairOnTwoFileSystems(t *testing.T) {
+	b := diskBed(t)
+	b.do(os.Mkdir(b.at("usr"), 0o755))
+	newDisk(t, b.at("usr"))
+	for _, v := range []string{"one", "two", "one"} {
+		whole(files{"usr/bin/tool": v, "usr/lib/dir/" + v: v, "opt/x": "x", "etc/conf": v}).lay(t, b.source)
+		b.must(Request{Verb: "apply", Keep: 3})
+		b.do(os.RemoveAll(filepath.Join(b.source, "usr/lib/dir")))
+	}
+	whole := b.state()
+	// The only copies left are those that the second file system keeps.
+	b.do(os.Rename(b.source, b.source+".away"), os.Remove(b.at("usr/bin/tool")), os.RemoveAll(b.at("usr/lib/dir")),
+		os.WriteFile(b.at("etc/conf"), []byte("mine"), 0o644))
+	broken := b.state()
+	done := b.must(Request{Verb: "verify", Repair: true, Keep: 4}).(*change.Report)
+	whole["/etc/conf"] = broken["/etc/conf"]
+	b.sameState("after the repair", whole, b.state())
+	b.must(Request{Verb: "rollback", ID: done.ID})
+	b.sameState("after the rollback of the repair", broken, b.state())
+	// What was replaced in a folder that somebody removed asks for the folder.
+	if _, err := b.run(Request{Verb: "rollback"}); err == nil || !strings.Contains(err.Error(), "/usr/lib/dir/two") {
+		t.Errorf("rollback without the folder: %v", err)
+	}
+	b.do(os.Mkdir(b.at("usr/lib/dir"), 0o755))
+	kept := b.generations()[1]
+	b.flip(b.at("usr/.liveupd/tx/" + kept.ID + "/up/bin/tool"))
+	if _, err := b.run(Request{Verb: "rollback"}); !errors.Is(err, change.ErrVerification) || !strings.Contains(err.Error(), "/usr/bin/tool") {
+		t.Errorf("rollback of a rotten generation on the second file system: %v", err)
+	}
 }
 
 // Bit rot in what is kept refuses a rollback before anything moves, for each

@@ -155,6 +155,19 @@ func theirs(op *journal.Op, found *journal.Object, now map[string][]byte, want, 
 	return &kept, told
 }
 
+// nothingLeft tells whether somebody has removed the very folder in which an
+// operation added or changed something: there is nothing to take back there.
+func (m *mover) nothingLeft(op *journal.Op) bool {
+	switch op.Kind {
+	case journal.Add, journal.Metadata, journal.DirTimes:
+	default:
+		return false
+	}
+	_, rel := locate(m.mounts, op.Path)
+	_, _, err := m.dirs.parent(m.t.vols[op.Volume].vol.Dir, rel)
+	return notHere(err)
+}
+
 // freeBeside is the path that a version which is kept would get now.
 func (m *mover) freeBeside(op *journal.Op, s spot) string {
 	for n := range savedTries {

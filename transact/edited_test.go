@@ -164,6 +164,55 @@ func TestRollbackKeepsEachKindOfEdit(t *testing.T) {
 	}
 }
 
+// Somebody removed the folder of what the update changed: what was added in it is
+// gone already, and what was replaced in it asks for the folder, before anything moves.
+func TestRollbackWithoutTheFolder(t *testing.T) {
+	for _, replaced := range []bool{false, true} {
+		t.Run(fmt.Sprintf("replaced %v", replaced), func(t *testing.T) {
+			r := newRig(t, t.TempDir())
+			write(t, r.live, "dir/sub/meta", "m", 0o644)
+			write(t, r.live, "other", "old", 0o644)
+			write(t, r.src, "dir/sub/meta", "m", 0o600)
+			write(t, r.src, "dir/sub/added", "a", 0o644)
+			write(t, r.src, "other", "newer", 0o644)
+			if replaced {
+				write(t, r.live, "dir/sub/file", "old", 0o644)
+				write(t, r.src, "dir/sub/file", "newer", 0o644)
+			}
+			s := r.store(nil)
+			tx, err := r.apply(s, r.compare())
+			must(t, err)
+			must(t, os.RemoveAll(filepath.Join(r.live, "dir")))
+			tx, err = s.Load(tx.ID())
+			must(t, err)
+			before := snapshot(t, r.live)
+			if replaced {
+				err := tx.CheckKept(context.Background(), nil)
+				hint, ok := errors.AsType[*change.HintError](err)
+				if !ok || !strings.Contains(err.Error(), "/dir/sub/file") || !strings.Contains(hint.Hint, "/dir/sub") {
+					t.Errorf("CheckKept = %v; want /dir/sub/file and what to do", err)
+				}
+				if err := tx.Revert(context.Background()); err == nil || tx.State() != journal.Verified {
+					t.Errorf("Revert = %v, state %s; want a refusal", err, tx.State())
+				}
+				sameTree(t, "a refused rollback changed the tree", before, snapshot(t, r.live))
+				must(t, os.MkdirAll(filepath.Join(r.live, "dir/sub"), 0o755))
+			}
+			_, err = tx.Edited()
+			must(t, err)
+			_, content, err := tx.Inverse()
+			must(t, err)
+			content.Close()
+			must(t, tx.Revert(context.Background()))
+			for name, want := range map[string]string{"other": "old", "dir/sub/file": "old"} {
+				if b, err := os.ReadFile(filepath.Join(r.live, name)); string(b) != want && (replaced || name == "other") {
+					t.Errorf("%s holds %q, %v; want %q", name, b, err, want)
+				}
+			}
+		})
+	}
+}
+
 // Every file that goes is in the journal by content, those in folders too, or
 // damage to it would pass.
 func TestEveryOldFileHasADigest(t *testing.T) {

@@ -57,6 +57,9 @@ type inverter struct {
 
 func (iv *inverter) op(op *journal.Op) error {
 	s, err := iv.m.spot(op)
+	if notHere(err) && iv.m.nothingLeft(op) {
+		return nil
+	}
 	if err != nil {
 		return err
 	}

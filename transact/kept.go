@@ -152,6 +152,13 @@ func (w *keptWorker) checkLive(op *journal.Op) error {
 	}
 	_, rel := locate(mounts, op.Path)
 	dir, name, err := w.dirs.parent(tv.vol.Dir, rel)
+	if notHere(err) {
+		if op.Kind == journal.Add {
+			return nil // it went with its folder
+		}
+		return change.WithHint(fmt.Errorf("cannot roll back %s: its folder is not there any more: %w", op.Path, err),
+			"make "+path.Dir(op.Path)+" again, then run the same command")
+	}
 	if err != nil {
 		return fmt.Errorf("cannot roll back %s: %w", op.Path, err)
 	}

@@ -19,6 +19,9 @@ const savedSuffix = ".liveupd-saved"
 // is somebody's: it is laid beside.
 func (m *mover) undo(op *journal.Op) error {
 	s, err := m.spot(op)
+	if notHere(err) && m.nothingLeft(op) {
+		return nil
+	}
 	if err != nil {
 		return err
 	}
