@@ -40,7 +40,9 @@ type Report struct {
 	HostAction  Action       `json:"host_action"` // what is still pending
 	Deferred    []UnitPlan   `json:"deferred,omitempty"`
 	Warnings    []string     `json:"warnings"`
-	SwapUSec    int64        `json:"swap_usec,omitempty"` // the window in which old and new could be met
+	SwapUSec    int64        `json:"swap_usec,omitempty"`   // the window in which old and new could be met
+	Frozen      []string     `json:"frozen,omitempty"`      // the units that stood still in it
+	FrozenUSec  int64        `json:"frozen_usec,omitempty"` // for how long
 }
 
 // Generation is one transaction that lies in the store.

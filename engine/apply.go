@@ -137,6 +137,7 @@ func (r *run) carryOut(ctx context.Context) (err error) {
 	if err := errors.Join(ctx.Err(), r.guardMounts()); err != nil {
 		return r.failedBefore(err, errors.Join(r.undoSteps(stopped), r.discard()))
 	}
+	defer r.quiesce()()
 	r.ev.progress("committing", 0, 0, "", "")
 	began := time.Now()
 	swap, err := r.tx.Commit(ctx)

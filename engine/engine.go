@@ -57,6 +57,9 @@ type Request struct {
 	Repair        bool          `json:"repair,omitempty"`    // verify: put back what is damaged
 	PlanOnly      bool          `json:"plan_only,omitempty"` // verify with Repair: change nothing
 	IfUnfinished  bool          `json:"if_unfinished,omitempty"`
+	// Quiesce says when units stand still for the swap: auto (""), always, never.
+	Quiesce      string `json:"quiesce,omitempty"`
+	QuiesceFiles int    `json:"quiesce_files,omitempty"` // of one unit, from which on auto does it; 0: quiesce.Files
 	// Own are the units that the caller runs in, with what leads to it.
 	Own []string `json:"own,omitempty"`
 }

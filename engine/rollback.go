@@ -12,6 +12,7 @@ import (
 	"github.com/liveupd/liveupd/internal/journal"
 	"github.com/liveupd/liveupd/internal/sys"
 	"github.com/liveupd/liveupd/internal/systemd"
+	"github.com/liveupd/liveupd/quiesce"
 	"github.com/liveupd/liveupd/transact"
 )
 
@@ -166,6 +167,7 @@ func (s *session) rollbackOne(ctx context.Context, g change.Generation, report *
 	if err := r.promise(after); err != nil {
 		return r.failedBefore(err, r.undoSteps(stopped))
 	}
+	defer r.quiesce()()
 	ev.progress("committing", 0, 0, "", "")
 	began := time.Now()
 	err = tx.Revert(ctx)
@@ -216,6 +218,9 @@ func (e *Engine) recover(ctx context.Context, req Request, ev Events) (any, erro
 	report := newReport("recover")
 	defer s.leave(report)
 	report.Result = "nothing-to-do"
+	if err := s.thawLeft(); err != nil {
+		s.warnings = append(s.warnings, err.Error())
+	}
 	if len(s.warnings) > 0 {
 		report.Result = "done" // a file system goes back to read-only
 	}
@@ -228,6 +233,9 @@ func (e *Engine) recover(ctx context.Context, req Request, ev Events) (any, erro
 
 // needsRecovery tells whether a run was cut off, without changing anything.
 func (e *Engine) needsRecovery(req Request) (bool, error) {
+	if req.Live() && quiesce.Left(frozenDir) {
+		return true, nil
+	}
 	s, err := openSession(e, req, readOnly)
 	if err != nil {
 		return false, err
@@ -248,6 +256,9 @@ func (e *Engine) needsRecovery(req Request) (bool, error) {
 // that had not been carried out are, unless the machine has booted since:
 // then everything started from the new tree.
 func (s *session) recoverFirst(ctx context.Context, ev Events, report *change.Report) error {
+	if err := s.thawLeft(); err != nil {
+		s.warnings = append(s.warnings, err.Error())
+	}
 	list, err := s.store.List()
 	if err != nil {
 		return err

@@ -33,9 +33,7 @@ func (t *Tx) Commit(ctx context.Context) (swap time.Duration, err error) {
 		// It may have reached the disk: nothing moved, and it must not be replayed.
 		return 0, t.undo(m, err)
 	}
-	start := time.Now()
-	err = m.forward(m.do)
-	swap = time.Since(start)
+	swap, err = m.swap()
 	if err == nil {
 		err = m.checkRemovedTrees()
 	}
@@ -55,6 +53,14 @@ func (t *Tx) Commit(ctx context.Context) (swap time.Duration, err error) {
 		return 0, t.undo(m, err)
 	}
 	return swap, nil
+}
+
+// swap moves the names, and gives the time that it took.
+func (m *mover) swap() (time.Duration, error) {
+	defer m.t.moving()()
+	start := time.Now()
+	err := m.forward(m.do)
+	return time.Since(start), err
 }
 
 // forward runs all operations in the journal's order.
@@ -130,13 +136,18 @@ func (t *Tx) stuck(err error) error {
 
 // back reverses everything and makes that durable.
 func (t *Tx) back(m *mover) error {
-	if err := m.reverse(); err != nil {
+	if err := m.swapBack(); err != nil {
 		return err
 	}
 	if err := t.barrier(); err != nil {
 		return err
 	}
 	return t.setState(journal.RolledBack)
+}
+
+func (m *mover) swapBack() error {
+	defer m.t.moving()()
+	return m.reverse()
 }
 
 // check is the look before the commit point. It also opens every folder, so that

@@ -38,6 +38,7 @@ type Tx struct {
 	journal  *journal.Journal
 	file     *sys.RegularFile // the journal's, where it was read; it stays open for its operations
 	warnings []string
+	around   func() (after func())
 	keptRead bool         // CheckKept has read all that is kept
 	onSwap   func() error // see OnSwap
 }
@@ -127,6 +128,18 @@ func (t *Tx) OnSwap(f func() error) { t.onSwap = f }
 
 // SameBoot tells whether the transaction began in the boot that runs now.
 func (t *Tx) SameBoot() bool { return t.header.BootID != "" && t.header.BootID == bootID() }
+
+// Around has begin called right before names move, by Commit or Revert, and what it
+// returns right after, whatever came of it.
+func (t *Tx) Around(begin func() (after func())) { t.around = begin }
+
+// moving tells who asked by Around that names begin to move.
+func (t *Tx) moving() (after func()) {
+	if t.around == nil {
+		return func() {}
+	}
+	return t.around()
+}
 
 // Close lets go of the descriptors; the transaction stays as it is.
 func (t *Tx) Close() {

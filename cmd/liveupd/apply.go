@@ -30,6 +30,9 @@ the update at their places. ACTION is a rung of the ladder: none, daemon-reload,
 reload, restart, daemon-reexec, soft-reboot, kexec, reboot; what is above it is
 deferred. At a terminal apply asks before it changes anything.
 
+For the moment of the swap the services of which many files change stand still
+(--quiesce), so that none of them meets old and new files side by side.
+
 An interrupt (Ctrl-C) before the commit point undoes everything; after it the
 run goes on to its end, and says so.
 ` + exitHelp,
@@ -46,6 +49,7 @@ run goes on to its end, and says so.
 	f.BoolVar(&a.req.AllowRemovals, "allow-removals", false, "accept more than 1,000 removals, and removals of mount points")
 	f.StringVar(&a.req.KeysDir, "keys", "", "the `DIR` of trusted minisign keys (default /etc/liveupd/keys)")
 	f.IntVar(&a.req.Keep, "keep", 0, "how many generations to keep for a rollback (default 2)")
+	quiesceFlag(cmd, &a.req)
 	o.yesFlag(cmd)
 	return cmd
 }

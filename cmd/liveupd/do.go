@@ -7,7 +7,10 @@ import (
 	"fmt"
 	"math"
 	"os"
+	"slices"
 	"strings"
+
+	"github.com/spf13/cobra"
 
 	"github.com/liveupd/liveupd/change"
 	"github.com/liveupd/liveupd/engine"
@@ -119,10 +122,36 @@ func (o *options) defaults(req *engine.Request) error {
 	if req.Keep == 0 {
 		req.Keep = cfg.Keep
 	}
+	quiesceDefaults(cfg, req)
 	if !req.MaxSet && cfg.Max != "" {
 		req.MaxSet = true
 		return req.Max.UnmarshalText([]byte(cfg.Max))
 	}
+	return nil
+}
+
+func quiesceDefaults(cfg *config.Config, req *engine.Request) {
+	if req.Quiesce == "" {
+		req.Quiesce = cfg.Quiesce
+	}
+	req.QuiesceFiles = cfg.QuiesceFiles
+}
+
+// quiesceFlag adds --quiesce to a verb that swaps.
+func quiesceFlag(cmd *cobra.Command, req *engine.Request) {
+	cmd.Flags().Var((*quiesceValue)(&req.Quiesce), "quiesce", "`WHEN` affected units stand still for the swap: auto, always or never (default auto)")
+}
+
+type quiesceValue string
+
+func (q *quiesceValue) String() string { return string(*q) }
+func (q *quiesceValue) Type() string   { return "string" }
+
+func (q *quiesceValue) Set(s string) error {
+	if !slices.Contains([]string{"auto", "always", "never"}, s) {
+		return fmt.Errorf("takes auto, always or never")
+	}
+	*q = quiesceValue(s)
 	return nil
 }
 

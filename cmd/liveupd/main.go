@@ -31,6 +31,8 @@ func main() {
 			os.Exit(work(engine.Worker))
 		case engine.WorkerInsideArg:
 			os.Exit(work(engine.WorkerInside))
+		case engine.WatchdogArg:
+			os.Exit(work(engine.Watchdog))
 		}
 	}
 	os.Exit(run(os.Args[1:]))

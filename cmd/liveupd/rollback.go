@@ -4,9 +4,11 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/liveupd/liveupd/engine"
+	"github.com/liveupd/liveupd/internal/config"
 )
 
 func newRollback(o *options) *cobra.Command {
+	req := engine.Request{Verb: "rollback"}
 	cmd := &cobra.Command{
 		Use:   "rollback [ID]",
 		Short: "take the last update back, or all down to ID",
@@ -16,15 +18,20 @@ first. See liveupd history for what is kept.
 ` + exitHelp,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			req := engine.Request{Verb: "rollback"}
 			if len(args) == 1 {
 				req.ID = args[0]
 			}
+			cfg, err := config.Load(o.root)
+			if err != nil {
+				return err
+			}
+			quiesceDefaults(cfg, &req)
 			r := o.renderer()
 			result, err := o.do(cmd.Context(), req, r)
 			return o.finish(r, result, err)
 		},
 	}
+	quiesceFlag(cmd, &req)
 	o.yesFlag(cmd)
 	return cmd
 }

@@ -25,6 +25,10 @@ type Config struct {
 	Source string `toml:"source"` // KIND:WHERE
 	Max    string `toml:"max"`    // a rung of the ladder
 	Keep   int    `toml:"keep"`   // generations kept for a rollback
+	// Quiesce says when affected units stand still for the swap: auto, always or never.
+	Quiesce string `toml:"quiesce"`
+	// QuiesceFiles is how many changed files of one unit auto takes for enough.
+	QuiesceFiles int `toml:"quiesce_files"`
 }
 
 // levels are the configuration folders, the strongest first.
@@ -94,6 +98,12 @@ func (c *Config) read(name string) (found bool, err error) {
 		if err := a.UnmarshalText([]byte(c.Max)); err != nil || !slices.Contains(change.Ladder(), a) {
 			return true, fmt.Errorf("cannot read %s: max = %q is no rung of the ladder %v", name, c.Max, change.Ladder())
 		}
+	}
+	if !slices.Contains([]string{"", "auto", "always", "never"}, c.Quiesce) {
+		return true, fmt.Errorf("cannot read %s: quiesce = %q is none of auto, always, never", name, c.Quiesce)
+	}
+	if c.QuiesceFiles < 0 {
+		return true, fmt.Errorf("cannot read %s: quiesce_files = %d is negative", name, c.QuiesceFiles)
 	}
 	if c.Keep < 0 {
 		return true, fmt.Errorf("cannot read %s: keep = %d is negative", name, c.Keep)

@@ -234,3 +234,15 @@ func (k *Kernel) RemoveAll(dir *FD, name string) error {
 	}
 	return k.Rmdir(dir, name)
 }
+
+// WriteControl writes a value to a control file of the kernel (in /sys/fs/cgroup), in one call.
+func (k *Kernel) WriteControl(path, value string) error {
+	return k.do(Call{Name: "write", Path: path, Len: len(value)}, func() error {
+		fd, err := unix.Open(path, unix.O_WRONLY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return err
+		}
+		_, err = unix.Write(fd, []byte(value))
+		return errors.Join(err, unix.Close(fd))
+	})
+}

@@ -31,6 +31,9 @@ func (t *text) Report(r *change.Report) {
 		if r.SwapUSec > 0 {
 			line += fmt.Sprintf("; old and new could be met for %s", duration(uint64(r.SwapUSec)))
 		}
+		if len(r.Frozen) > 0 {
+			line += fmt.Sprintf("; %s stood still for %s", plural(len(r.Frozen), "unit"), duration(uint64(r.FrozenUSec)))
+		}
 		t.printf("%s\n", t.paint(green, line))
 	case "nothing-to-do":
 		if r.Verb != "apply" {

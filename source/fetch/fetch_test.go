@@ -155,7 +155,7 @@ func TestWhole(t *testing.T) {
 	if !res.Unchanged {
 		t.Error("the same file came twice")
 	}
-	r.s.content, r.s.etag = content(2<<20)[7:], `"2"`
+	r.s.content, r.s.etag = content(2 << 20)[7:], `"2"`
 	res, err = r.get(nil, Options{})
 	r.want(res, err)
 	if res.Unchanged {

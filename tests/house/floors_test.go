@@ -33,6 +33,7 @@ var floors = map[string]int{
 	"inspect":          3,
 	"planner":          3,
 	"restart":          3,
+	"quiesce":          3,
 	"engine":           4,
 	"internal/ui":      5,
 	"cmd/":             6,
