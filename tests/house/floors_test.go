@@ -24,6 +24,7 @@ var floors = map[string]int{
 	"internal/systemd": 2,
 	"internal/config":  2,
 	"source/":          3,
+	"labels":           3,
 	"nsmount":          3,
 	"transact":         3,
 	"writable":         3,
