@@ -140,7 +140,8 @@ func TestCompareXattrs(t *testing.T) {
 	}
 }
 
-// A label of the live object goes over to what replaces it, where the source has none.
+// A label of the live object stays where it changes in place. What replaces it is
+// labelled when it is staged, by the root's rules or the old one's label.
 func TestCompareKeepsLabels(t *testing.T) {
 	t.Parallel()
 	b := newBed(t, build(t, "f f x", "f m x 755"), build(t, "f f y", "f m x"), listed())
@@ -153,12 +154,15 @@ func TestCompareKeepsLabels(t *testing.T) {
 	}
 	d := b.compare(t).Delta
 	want := []map[string][]byte{
-		{"security.selinux": []byte("u:r:t:s0")},
+		nil,
 		{"security.selinux": []byte("u:r:t:s0"), "user.liveupd.x": []byte("1")},
 	}
 	for i := range d.Entries {
 		if diff := cmp.Diff(want[i], d.Entries[i].New.Xattrs); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", d.Entries[i].Path, diff)
+		}
+		if got := string(d.Entries[i].Old.Xattrs["security.selinux"]); got != "u:r:t:s0" {
+			t.Errorf("%s: the old label is %q", d.Entries[i].Path, got)
 		}
 	}
 }

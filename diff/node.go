@@ -87,7 +87,8 @@ func machines(key string) bool {
 
 // installed is the source's node as it will be in the root. The labels of
 // what it replaces stay where the source has none of its own, and so does, for
-// a change in place, all that the machine added.
+// a change in place, all that the machine added. SELinux's label of a new object
+// is given when it is staged: the root has rules for it.
 func installed(s, l *change.Node, op change.Op) *change.Node {
 	n := clone(s)
 	if l == nil {
@@ -96,6 +97,9 @@ func installed(s, l *change.Node, op change.Op) *change.Node {
 	copied := false
 	for key, val := range l.Xattrs {
 		if _, ok := s.Xattrs[key]; ok || !isLabel(key) && (op != change.Metadata || !machines(key)) {
+			continue
+		}
+		if key == "security.selinux" && op != change.Metadata {
 			continue
 		}
 		if !copied {

@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"path"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"unicode/utf8"
@@ -273,8 +274,7 @@ func substitute(list []substitution, p string) string {
 // have none for it.
 func (r *Rules) Lookup(p string, typ change.Type) (string, error) {
 	p = substitute(r.dist, substitute(r.subs, p))
-	for i := len(r.rules) - 1; i >= 0; i-- {
-		one := r.rules[i]
+	for _, one := range slices.Backward(r.rules) {
 		if one.typ != 0 && one.typ != typ {
 			continue
 		}

@@ -149,7 +149,7 @@ func (w *worker) copy(it *item) error {
 	} else if it.New.Digest != digest {
 		return fmt.Errorf("its digest is %s, not %s: %w", digest, it.New.Digest, change.ErrVerification)
 	}
-	if err := setMeta(k, dir, name, it.New, w.g.labelFor(it)); err != nil {
+	if err := w.g.setMeta(dir, name, it); err != nil {
 		return err
 	}
 	if n >= writebackAt {

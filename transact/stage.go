@@ -177,7 +177,11 @@ func (g *stager) newDir(it *item) error {
 	if err := g.parents(it.vol, path.Dir(it.rel)); err != nil {
 		return err
 	}
-	return g.mkdir(it.vol, it.rel, it.New, g.labelFor(it))
+	label, err := g.labelFor(it)
+	if err != nil {
+		return err
+	}
+	return g.mkdir(it.vol, it.rel, it.New, label)
 }
 
 // parents makes the folders of up that lead to what is staged, like those of the
@@ -253,22 +257,6 @@ func (g *stager) finishDir(sk *skeleton) error {
 	return nil
 }
 
-const selinux = "security.selinux"
-
-// labelFor is the label of what has none of its own: the old object's, else that
-// of the folder where it lands. The kernel's own answer would be .liveupd's.
-func (g *stager) labelFor(it *item) []byte {
-	if it.Old != nil {
-		if label := it.Old.Xattrs[selinux]; label != nil {
-			return label
-		}
-	}
-	if sk := g.made[key(it.vol, path.Dir(it.rel))]; sk != nil {
-		return sk.label
-	}
-	return nil
-}
-
 // setMeta sets owner, then mode, then xattrs, times last, of a staged object.
 func setMeta(k *sys.Kernel, dir *sys.FD, name string, n *change.Node, label []byte) error {
 	if err := k.Chown(dir, name, n.UID, n.GID); err != nil {
@@ -313,7 +301,7 @@ func (g *stager) makeOther(it *item) error {
 		err = k.Mknod(dir, name, typeBits[it.New.Type]|0o600, it.New.Rdev)
 	}
 	if err == nil {
-		err = setMeta(k, dir, name, it.New, g.labelFor(it))
+		err = g.setMeta(dir, name, it)
 	}
 	if err != nil {
 		return fmt.Errorf("cannot stage %s: %w", it.Path, err)

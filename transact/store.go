@@ -42,10 +42,15 @@ type Volume struct {
 	ID    string  // file system UUID and subvolume; "" where not known
 }
 
-// Options are for benchmarks and the fault suite; the zero value is right for use.
+// Options are for benchmarks and the fault suite; the zero value is right for use
+// but for Label.
 type Options struct {
 	Workers int   // that copy files; 0: one for each CPU. With 1 the order of all mutating calls is fixed
 	Ballast int64 // bytes reserved on each file system; 0: 32 MiB, less on a small disk
+	// Label gives security.selinux for what comes without one, by the rules of the
+	// root: its path, its type and the label of what it replaces, nil for none.
+	// nil: the rules have none. It is called by several workers. nil where the root has no rules.
+	Label func(path string, typ change.Type, old []byte) ([]byte, error)
 }
 
 type volume struct {
@@ -255,6 +260,9 @@ func (s *Store) makeHome(v *volume) error {
 					return fail(err)
 				}
 			}
+		}
+		if err := s.labelHome(v, xattrs[selinux]); err != nil {
+			return fail(err)
 		}
 		if err := s.k.SetMtime(v.Dir, ".", root.MtimeNS); err != nil {
 			return fail(err)

@@ -25,6 +25,9 @@ needs=(
 	setfacl:acl
 	setfattr:attr
 	setcap:libcap2-bin
+	matchpathcon:selinux-utils # labels, by libselinux's own word
+	setfiles:policycoreutils
+	selinux-policy-default
 	minisign:minisign # signed trees, by another implementation
 	qemu-system-x86_64:qemu-system-x86 # virtual machines, whose plug can be pulled
 	qemu-img:qemu-utils

@@ -1,0 +1,218 @@
+package layouts
+
+import (
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/liveupd/liveupd/internal/sys"
+)
+
+// policy gives the root the rules of Debian's policy, or rules of the test's own.
+func policy(t *testing.T, root, contexts string) {
+	t.Helper()
+	write(t, root, "etc/selinux/config", "SELINUX=enforcing\nSELINUXTYPE=default\n", 0o644)
+	write(t, root, "etc/selinux/default/contexts/files/file_contexts", contexts, 0o644)
+	write(t, root, "etc/selinux/default/contexts/customizable_types", "public_content_t\n", 0o644)
+}
+
+const ownRules = `/.*	system_u:object_r:default_t:s0
+/	-d	system_u:object_r:root_t:s0
+/usr(/.*)?	system_u:object_r:usr_t:s0
+/usr/bin(/.*)?	system_u:object_r:bin_t:s0
+/usr/lib(/.*)?	system_u:object_r:lib_t:s0
+/etc(/.*)?	system_u:object_r:etc_t:s0
+/etc/secret	--	system_u:object_r:shadow_t:s0
+/var(/.*)?	system_u:object_r:var_t:s0
+/boot(/.*)?	system_u:object_r:boot_t:s0
+/home(/.*)?	<<none>>
+`
+
+func setLabel(t *testing.T, root, name, label string) {
+	t.Helper()
+	dir, err := sys.OpenRoot(root)
+	must(t, err)
+	defer dir.Close()
+	must(t, (*sys.Kernel)(nil).SetXattr(dir, name, "security.selinux", []byte(label+"\x00")))
+}
+
+func labelOf(t *testing.T, root, name string) string {
+	t.Helper()
+	dir, err := sys.OpenRoot(root)
+	must(t, err)
+	defer dir.Close()
+	x, err := sys.Xattrs(dir, name)
+	must(t, err)
+	return strings.TrimRight(string(x["security.selinux"]), "\x00")
+}
+
+// typeLabel is a context of the test's rules by its type.
+func typeLabel(typ string) string { return "system_u:object_r:" + typ + ":s0" }
+
+func labelAll(t *testing.T, root string) {
+	t.Helper()
+	must(t, filepath.WalkDir(root, func(p string, _ fs.DirEntry, err error) error {
+		rel, _ := filepath.Rel(root, p)
+		setLabel(t, root, rel, typeLabel("old_t"))
+		return err
+	}))
+}
+
+// unlabelled lists what has no label, of all but what is liveupd's own.
+func unlabelled(t *testing.T, root string) []string {
+	t.Helper()
+	var out []string
+	must(t, filepath.WalkDir(root, func(p string, d fs.DirEntry, err error) error {
+		rel, _ := filepath.Rel(root, p)
+		if labelOf(t, root, rel) == "" {
+			out = append(out, rel)
+		}
+		if d.Name() == ".liveupd" {
+			return fs.SkipDir
+		}
+		return err
+	}))
+	return out
+}
+
+// After a commit nothing of a labelled root is without a label: what is new has
+// that of the source or of the root's rules, on a kernel that knows of none of it.
+func TestLabels(t *testing.T) {
+	need(t)
+	root := filepath.Join(t.TempDir(), "root")
+	mount(t, root, disk(t, "ext4"))
+	t.Run("run", func(t *testing.T) {
+		populate(t, root)
+		policy(t, root, ownRules)
+		write(t, root, "etc/secret", "s", 0o600)
+		write(t, root, "usr/lib/chosen", "old", 0o644)
+		labelAll(t, root)
+		setLabel(t, root, "usr/lib/chosen", typeLabel("public_content_t"))
+		source := update(t)
+		for _, name := range []string{"etc/secret", "usr/lib/chosen", "usr/lib/own"} {
+			write(t, source, name, "new content", 0o600)
+		}
+		must(t, os.Symlink("tool", filepath.Join(source, "usr/bin/link")))
+		setLabel(t, source, "usr/lib/own", typeLabel("own_t"))
+		write(t, root, "etc/beside", "mine", 0o644)
+		setLabel(t, root, "etc/beside", typeLabel("old_t"))
+		old := snapshot(t, root, nil)
+		verb(t, root, source, "apply")
+		for name, want := range map[string]string{
+			"usr/bin/tool": "bin_t", "usr/bin/alias": "bin_t", "usr/bin/link": "bin_t", "usr/lib/app/new": "lib_t", "usr/lib/app/new/1": "lib_t",
+			"usr/lib/app/kind": "lib_t", "usr/lib/app/kind/inside": "lib_t", "usr/share/doc": "usr_t", "usr/share/doc/4": "usr_t",
+			"etc/added.conf": "etc_t", "etc/secret": "shadow_t", "var/lib/app/added": "var_t", "boot/vmlinuz-2": "boot_t",
+			"usr/lib/chosen": "public_content_t", // somebody chose it, and restorecon would leave it
+			"usr/lib/own":    "own_t",            // the source says so
+			// What stays, or changes in place, keeps its own.
+			"usr/lib/app/data/a": "old_t", "usr/share/same": "old_t", "etc/mine.conf": "old_t", "usr": "old_t", ".liveupd": "old_t",
+		} {
+			if got := labelOf(t, root, name); got != typeLabel(want) {
+				t.Errorf("%s is labelled %q; want %s", name, got, want)
+			}
+		}
+		if left := unlabelled(t, root); len(left) > 0 {
+			t.Errorf("without a label: %q", left)
+		}
+		verb(t, root, "", "rollback")
+		same(t, "after the rollback", old, snapshot(t, root, nil))
+	})
+}
+
+// A root whose rules cannot be read is refused, and one without rules, or without
+// labels, is updated as ever.
+func TestLabelsWithoutRules(t *testing.T) {
+	need(t)
+	for _, tt := range []struct {
+		name, rules, label, want string
+		refused                  string
+	}{
+		{name: "no rules", label: "old_t", want: "old_t"},
+		{name: "rules, and a tree without labels", rules: ownRules},
+		{name: "rules that are damaged", rules: "/a b c d\n", label: "old_t", refused: "line 1"},
+		{name: "a rule that cannot be compiled", rules: "/usr(?=/).*\tu:r:t:s0\n", label: "old_t", refused: "line 1"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			root := filepath.Join(t.TempDir(), "root")
+			mount(t, root, disk(t, "ext4"))
+			t.Run("run", func(t *testing.T) {
+				populate(t, root)
+				if tt.rules != "" {
+					policy(t, root, tt.rules)
+				}
+				if tt.label != "" {
+					labelAll(t, root)
+				}
+				old := snapshot(t, root, nil)
+				_, err := try(t, root, update(t), "apply")
+				if tt.refused != "" {
+					if err == nil || !strings.Contains(err.Error(), tt.refused) {
+						t.Errorf("apply: %v; want an error with %q", err, tt.refused)
+					}
+					same(t, "a refused update changed the tree", old, snapshot(t, root, nil))
+					return
+				}
+				must(t, err)
+				want := tt.want
+				if want != "" {
+					want = typeLabel(want)
+				}
+				for _, name := range []string{"usr/bin/tool", "usr/lib/app/new/1", "etc/added.conf"} {
+					if got := labelOf(t, root, name); got != want {
+						t.Errorf("%s is labelled %q; want %q", name, got, want)
+					}
+				}
+			})
+		})
+	}
+}
+
+// setfiles of Debian finds nothing to change in what the update brought, by
+// Debian's own policy.
+func TestLabelsAgainstSetfiles(t *testing.T) {
+	need(t, "setfiles")
+	contexts, err := os.ReadFile("/etc/selinux/default/contexts/files/file_contexts")
+	if err != nil {
+		t.Skip("no policy: ", err)
+	}
+	root := filepath.Join(t.TempDir(), "root")
+	mount(t, root, disk(t, "ext4"))
+	t.Run("run", func(t *testing.T) {
+		populate(t, root)
+		policy(t, root, string(contexts))
+		labelAll(t, root)
+		source := update(t)
+		names := []string{
+			"usr/bin/passwd", "usr/sbin/nginx", "usr/lib/systemd/system/a.service", "etc/ssh/sshd_config", "etc/cron.d/x", "usr/lib/x86_64-linux-gnu/libc.so.6",
+			"var/lib/mysql/x", "usr/share/man/man1/x.1", "boot/grub/grub.cfg", "usr/libexec/x", "lib64x/y",
+		}
+		for _, name := range names {
+			write(t, source, name, "x", 0o755)
+		}
+		verb(t, root, source, "apply")
+		file := filepath.Join(root, "etc/selinux/default/contexts/files/file_contexts")
+		out, err := exec.Command("setfiles", "-n", "-v", "-r", root, file, root).CombinedOutput()
+		if err != nil {
+			t.Fatalf("setfiles: %v\n%s", err, out)
+		}
+		checked := 0
+		for _, name := range append(names, "usr/bin/tool", "usr/lib/app/new/1", "var/lib/app/added") {
+			if got := labelOf(t, root, name); got == "" || strings.Contains(got, "old_t") {
+				t.Errorf("%s is labelled %q", name, got)
+			}
+			for line := range strings.Lines(string(out)) {
+				if strings.Contains(line, "/"+name+" ") && !strings.Contains(line, "/.liveupd/") {
+					t.Errorf("setfiles: %s", line)
+				}
+			}
+			checked++
+		}
+		if !strings.Contains(string(out), "old_t") {
+			t.Errorf("setfiles finds nothing wrong with what is labelled wrong: it shows nothing: %s", out)
+		}
+		t.Logf("%d labels checked", checked)
+	})
+}
