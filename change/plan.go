@@ -164,6 +164,8 @@ type Policy struct {
 	Max Action
 	// AllowRemovals permits more than 1,000 removals.
 	AllowRemovals bool
+	// Snapshot asks for a snapshot of the root before the commit.
+	Snapshot bool
 	// Bootme: the update asks for a firmware reboot after it is applied.
 	Bootme bool
 }

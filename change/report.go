@@ -59,6 +59,7 @@ type Generation struct {
 	Retained   bool     `json:"retained"` // its old files are kept: it can be rolled back
 	HostAction Action   `json:"host_action"`
 	Deferred   []string `json:"deferred,omitempty"` // units that still wait
+	Snapshot   string   `json:"snapshot,omitempty"` // the path of the root's snapshot from before it
 }
 
 // Stale is a unit that runs code or configuration which is no longer what its paths hold.

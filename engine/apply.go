@@ -180,7 +180,10 @@ func (r *run) prepare(ctx context.Context) error {
 	if err := r.validate(ctx); err != nil {
 		return err
 	}
-	return r.tx.Prepare(ctx, r.p.plan)
+	if err := r.tx.Prepare(ctx, r.p.plan); err != nil {
+		return err
+	}
+	return r.snapshot()
 }
 
 // discard removes the staging and what was recorded for it.

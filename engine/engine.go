@@ -51,6 +51,7 @@ type Request struct {
 	AllowRemovals bool          `json:"allow_removals,omitempty"`
 	ID            string        `json:"id,omitempty"` // rollback: the generation
 	Keep          int           `json:"keep,omitempty"`
+	Snapshot      bool          `json:"snapshot,omitempty"` // apply: of a btrfs root, before the commit
 	KeysDir       string        `json:"keys_dir,omitempty"`
 	NoPrompt      bool          `json:"no_prompt,omitempty"`
 	Full          bool          `json:"full,omitempty"`      // verify: read everything, trust no index

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"os"
 	"path"
@@ -149,11 +150,11 @@ func (s *session) planSource(ctx context.Context, ev Events) (_ *planned, err er
 		return nil, err
 	}
 	p.delta = p.result.Delta
-	if err := s.judgeVolumes(p.delta); err != nil {
+	if err := errors.Join(s.judgeVolumes(p.delta), s.canSnapshot()); err != nil {
 		return nil, err
 	}
 	s.saveIndexes(sourceIndex, sourceName)
-	if err := s.decide(ctx, p, p.src.Root(), change.Policy{Max: s.req.Max, AllowRemovals: s.req.AllowRemovals, Bootme: m.Bootme}, ev); err != nil {
+	if err := s.decide(ctx, p, p.src.Root(), change.Policy{Max: s.req.Max, AllowRemovals: s.req.AllowRemovals, Bootme: m.Bootme, Snapshot: s.req.Snapshot}, ev); err != nil {
 		return nil, err
 	}
 	p.plan.Source, p.plan.Name, p.plan.Version, p.plan.Sequence = s.req.Source, m.Name, m.Version, m.Sequence

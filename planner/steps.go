@@ -23,6 +23,9 @@ func (p *planning) steps() []change.Step {
 	for _, c := range p.checks {
 		add("check", strings.Join(c.Argv, " "), "")
 	}
+	if p.in.Policy.Snapshot && len(p.changed.sorted) > 0 {
+		add("snapshot", "/", "remove")
+	}
 	names := slices.Sorted(maps.Keys(p.verdicts))
 	slices.SortStableFunc(names, func(a, b string) int {
 		// What liveupd itself and its caller run in comes last.

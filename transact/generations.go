@@ -294,7 +294,7 @@ func (s *Store) generation(id string) (change.Generation, error) {
 	if err != nil {
 		return g, err
 	}
-	g.State, g.HostAction, g.Deferred = string(st.State), st.HostAction, st.Deferred
+	g.State, g.HostAction, g.Deferred, g.Snapshot = string(st.State), st.HostAction, st.Deferred, s.snapshotOf(id)
 	dir, err := sys.OpenAt(s.vols[0].tx, id, sys.OpenRead|sys.OpenDir|sys.OpenNoLink, resolve)
 	if err != nil {
 		return g, fmt.Errorf("cannot list transaction %s: %w", id, err)

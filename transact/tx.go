@@ -370,6 +370,9 @@ func (s *Store) status(id string) (journal.Status, error) {
 // remove takes a transaction away on all volumes: first its name on the root,
 // which decides, so that a crash leaves garbage and never half a transaction.
 func (s *Store) remove(id string) error {
+	if err := s.removeSnapshot(id); err != nil {
+		return err
+	}
 	for _, v := range s.vols {
 		if v.tx == nil {
 			continue

@@ -47,6 +47,7 @@ run goes on to its end, and says so.
 	f.StringVar(&a.req.Expect, "expect", "", "refuse any plan but the one with this `ID`")
 	f.BoolVar(&a.req.AllowUnsigned, "allow-unsigned", false, "accept a source that nobody has signed")
 	f.BoolVar(&a.req.AllowRemovals, "allow-removals", false, "accept more than 1,000 removals, and removals of mount points")
+	f.BoolVar(&a.req.Snapshot, "snapshot", false, "on a btrfs root: make a read-only snapshot of it before the commit")
 	f.StringVar(&a.req.KeysDir, "keys", "", "the `DIR` of trusted minisign keys (default /etc/liveupd/keys)")
 	f.IntVar(&a.req.Keep, "keep", 0, "how many generations to keep for a rollback (default 2)")
 	quiesceFlag(cmd, &a.req)

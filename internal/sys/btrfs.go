@@ -23,11 +23,15 @@ const (
 	btrfsMaxName    = 255 // BTRFS_VOL_NAME_MAX
 )
 
-// SubvolumeReadOnly tells whether the btrfs subvolume that dir lies in has the
-// property ro=true. A mount's read-only flag is another matter.
+// SubvolumeReadOnly tells whether dir is the root of a btrfs subvolume that has the
+// property ro=true. A mount's read-only flag is another matter, and the kernel does
+// not say it of a folder in a subvolume.
 func SubvolumeReadOnly(dir *FD) (bool, error) {
 	var flags uint64
 	defer runtime.KeepAlive(dir)
+	if root, err := IsSubvolumeRoot(dir); err != nil || !root {
+		return false, err
+	}
 	if err := ioctl(dir, btrfsIocSubvolGetFlags, unsafe.Pointer(&flags)); err != nil {
 		return false, err
 	}

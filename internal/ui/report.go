@@ -177,6 +177,9 @@ func (t *text) History(list []change.Generation) {
 		}
 		t.printf("%s\n", strings.TrimRight(line, " "))
 		t.printf("    %s: %s\n", generationName(g), counts(g.Changes))
+		if g.Snapshot != "" {
+			t.printf("    snapshot from before it: %s\n", clean(g.Snapshot))
+		}
 	}
 }
 
@@ -221,6 +224,9 @@ func (t *text) Status(list []change.Generation) {
 	t.printf("Last update: %s, %s (%s)\n", t.paint(bold, generationName(*last)), time.Unix(last.Time, 0).In(t.zone).Format("2006-01-02 15:04"), clean(last.ID))
 	t.printf("  %s\n", counts(last.Changes))
 	t.printf("  %s can be rolled back\n", plural(retained, "update"))
+	if last.Snapshot != "" {
+		t.printf("  snapshot from before it: %s\n", clean(last.Snapshot))
+	}
 	for _, g := range list {
 		// The lower rungs are steps of the update itself.
 		if g.HostAction > change.ActionDaemonReexec {

@@ -97,7 +97,7 @@ func exampleGenerations() []change.Generation {
 		{ID: "3", State: "swapped", Time: 1_795_000_000, Source: "tree:/srv/a"},
 		{
 			ID: "2", State: "verified", Time: 1_794_000_000, Name: "shop", Version: "2.1", Retained: true,
-			HostAction: change.ActionKexec, Deferred: []string{"docker.service"}, Changes: change.Counts{Replaced: 1200},
+			HostAction: change.ActionKexec, Deferred: []string{"docker.service"}, Snapshot: "/.liveupd/snapshots/2", Changes: change.Counts{Replaced: 1200},
 		},
 		{ID: "1", State: "verified", Time: 1_793_000_000, Source: "tree:/srv/a", HostAction: change.ActionDaemonReload},
 	}

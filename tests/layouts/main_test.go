@@ -34,7 +34,7 @@ func TestMain(m *testing.M) {
 
 // die carries out verb on root and kills itself with SIGKILL before the nth
 // rename that follows the commit point; with 0 it ends, and prints how many
-// there were.
+// there were; below 0 it dies at the commit point, before it.
 func die(verb, root, source, nth string) error {
 	at, err := strconv.Atoi(nth)
 	if err != nil {
@@ -56,12 +56,16 @@ func die(verb, root, source, nth string) error {
 		// The state is written beside and renamed: staging first, then committing.
 		if state {
 			states++
+			if at < 0 && states == 2 {
+				_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
+				select {}
+			}
 			committing.Store(states == 2)
 		}
 		return sys.Fault{}
 	})
 	_, err = (&engine.Engine{Kernel: k}).Run(context.Background(), engine.Request{
-		Verb: verb, Root: root, Source: "tree:" + source, AllowUnsigned: true,
+		Verb: verb, Root: root, Source: "tree:" + source, AllowUnsigned: true, Snapshot: os.Getenv("LAYOUTS_SNAPSHOT") != "",
 	}, engine.Events{})
 	fmt.Println(renames.Load())
 	return err
