@@ -1,7 +1,6 @@
 package power
 
 import (
-	"fmt"
 	"math/rand/v2"
 	"os"
 	"strconv"
@@ -37,31 +36,7 @@ func suites(t *testing.T, k kind) {
 	t.Parallel()
 	r := newRig(t, k)
 	t.Run("replay", func(t *testing.T) { replay(t, r) })
-}
-
-// tally counts what was tried.
-type tally struct {
-	points, subsets int // states after a flush, and such with a part of the later writes
-	mixed, old, new int // mixtures before the recovery; what it made
-	found           map[string]int
-}
-
-func (c *tally) count(o outcome) {
-	if c.found == nil {
-		c.found = map[string]int{}
-	}
-	c.found[o.found]++
-	if o.before == "mixed" {
-		c.mixed++
-	}
-	if o.after == "old" {
-		c.old++
-	} else {
-		c.new++
-	}
-}
-
-func (c *tally) String() string {
-	return fmt.Sprintf("%d states after a flush, %d with a part of the later writes: recovered to the old tree %d, to the new one %d; a mixture before the recovery: %d; states found: %v",
-		c.points, c.subsets, c.old, c.new, c.mixed, c.found)
+	s := save(t, r)
+	t.Run("cuts", func(t *testing.T) { pull(t, s) })
+	t.Run("faults", func(t *testing.T) { fail(t, s) })
 }

@@ -1,11 +1,13 @@
 package power
 
 import (
+	"encoding/json"
 	"math/rand/v2"
 	"os"
 	"slices"
 	"testing"
 
+	"github.com/liveupd/liveupd/tests/power/tree"
 	"github.com/liveupd/liveupd/tests/vm"
 )
 
@@ -39,11 +41,13 @@ func replay(t *testing.T, r *rig) {
 	if done == len(l.writes) {
 		t.Fatal("the log holds no mark of the end")
 	}
+	keep := 3
 	points := all
 	if !long() {
+		keep = 1
 		points = sample(all, commit, done, random)
 	}
-	s := &states{t: t, r: r, l: l, random: random, start: start, commit: commit, done: done}
+	s := &states{t: t, r: r, base: r.base, l: l, random: random, keep: keep}
 	s.walk(points)
 	if r.kind.mixes && s.mixed == 0 {
 		// The sample was unlucky: all that is between the commit and the end.
@@ -53,6 +57,42 @@ func replay(t *testing.T, r *rig) {
 	t.Logf("%s: %v", r.kind.name, &s.tally)
 	if r.kind.mixes && s.mixed == 0 {
 		t.Error("no state was a mixture before the recovery: the suite would not see what it is for")
+	}
+	t.Run("boot", func(t *testing.T) { boot(t, r, s.kept) })
+}
+
+// boot boots disks as a crash has left them: the guest recovers, as an initrd does, before it looks at anything.
+func boot(t *testing.T, r *rig, disks []string) {
+	if len(disks) == 0 {
+		t.Fatal("no state was in the middle of the commit")
+	}
+	for _, disk := range disks {
+		m := r.machine(t, "recover", "", vm.Drive{Path: disk})
+		line := m.WaitFor(`recovered (\{.*\})\r?\n`, limit)[1]
+		first := m.WaitFor(`digest ([0-9a-f]{64})\r?\n`, limit)[1]
+		second := m.WaitFor(`digest ([0-9a-f]{64})\r?\n`, limit)[1]
+		m.Wait(limit)
+		var is report
+		if err := json.Unmarshal([]byte(line), &is); err != nil {
+			t.Fatal(err)
+		}
+		err := r.mounted(disk, r.kind.name, r.mnt, func(root string) error {
+			found, err := tree.Describe(root)
+			if err != nil {
+				return err
+			}
+			if which := r.which(found); which == "mixed" || which != is.Tree {
+				t.Errorf("the guest's recovery says that the tree is %q, and it is %s:\n%s", is.Tree, which, tree.Differ(r.new, r.unstamp(found)))
+			}
+			if on := tree.Digest(found); first != on || second != on {
+				t.Errorf("the guest saw the trees %s and %s, and the disk holds %s", first, second, on)
+			}
+			return nil
+		})
+		if err != nil {
+			t.Error(err)
+		}
+		t.Logf("%s: a disk in the state %q was booted, and became the %s tree", r.kind.name, is.Found, is.Tree)
 	}
 }
 
@@ -74,90 +114,4 @@ func sample(all []int, commit, done int, random *rand.Rand) []int {
 	points := append(take(in, within), take(out, outside)...)
 	slices.Sort(points)
 	return points
-}
-
-// states makes the states of a disk one after another and tries them.
-type states struct {
-	tally
-	t                   *testing.T
-	r                   *rig
-	l                   *writeLog
-	random              *rand.Rand
-	start, commit, done int
-	newAt               int // the first point that was the new tree, 0 for none
-}
-
-// walk tries the state at each point, and another in which a part of what comes between it and the next flush
-// has reached the disk, too.
-func (s *states) walk(points []int) {
-	now := s.r.path("now")
-	if err := sparseCopy(s.r.base, now); err != nil {
-		s.t.Fatal(err)
-	}
-	defer os.Remove(now)
-	f, err := os.OpenFile(now, os.O_RDWR, 0)
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	defer f.Close()
-	at := 0
-	for _, point := range points {
-		for ; at <= point; at++ {
-			if err := s.l.replay(f, s.l.writes[at], nil); err != nil {
-				s.t.Fatal(err)
-			}
-		}
-		s.points++
-		after := s.try(now, point, 0)
-		if after == "old" && s.newAt > 0 {
-			s.t.Errorf("flush %d recovers to the old tree, and flush %d before it to the new one", point, s.newAt)
-		}
-		if after == "new" && s.newAt == 0 {
-			s.newAt = point
-		}
-		next := at
-		for next < len(s.l.writes) && !s.l.writes[next].barrier() {
-			next++
-		}
-		if next > at && (long() || s.random.IntN(2) == 0) {
-			s.subsets++
-			s.try(now, point, next)
-		}
-	}
-}
-
-// try recovers a copy of the disk as it is at a point, with a part of the writes up to end.
-func (s *states) try(now string, point, end int) (after string) {
-	s.t.Helper()
-	work := s.r.path("work")
-	if err := sparseCopy(now, work); err != nil {
-		s.t.Fatal(err)
-	}
-	defer os.Remove(work)
-	f, err := os.OpenFile(work, os.O_RDWR, 0)
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	for i := point + 1; i < end && err == nil; i++ {
-		err = s.l.lossy(f, s.l.writes[i], s.random)
-	}
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	f.Close()
-	o, err := s.r.settle(work)
-	if err != nil {
-		s.t.Errorf("flush %d of writes up to %d (commit %d, end %d): %v", point, end, s.commit, s.done, err)
-		return ""
-	}
-	s.count(o)
-	switch {
-	case point < s.commit && max(point, end) < s.commit && o.after != "old":
-		s.t.Errorf("flush %d is before the commit (%d), and it recovers to the %s tree", point, s.commit, o.after)
-	case point > s.done && (o.after != "new" || o.before != "new"):
-		s.t.Errorf("flush %d is after the program's success (%d), and the tree is %s, and after the recovery %s", point, s.done, o.before, o.after)
-	case o.before == "mixed" && o.found != "committing":
-		s.t.Errorf("flush %d: a mixture in the state %q", point, o.found)
-	}
-	return o.after
 }

@@ -30,7 +30,6 @@ func (d Drive) arguments(n int) []string {
 	node := func(name string, options map[string]any) string {
 		options["node-name"] = fmt.Sprint(name, n)
 		options["read-only"] = d.ReadOnly
-		options["cache"] = map[string]any{"direct": false, "no-flush": !d.Sync}
 		b, err := json.Marshal(options)
 		if err != nil {
 			panic(err) // what Debug holds is written in a test's source
@@ -38,7 +37,7 @@ func (d Drive) arguments(n int) []string {
 		args = append(args, "-blockdev", string(b))
 		return fmt.Sprint(name, n)
 	}
-	top := node("file", map[string]any{"driver": "file", "filename": d.Path, "discard": "unmap", "locking": "off"})
+	top := node("file", map[string]any{"driver": "file", "filename": d.Path, "discard": "unmap", "locking": "off", "cache": map[string]any{"no-flush": !d.Sync}})
 	if d.Debug != nil {
 		options := map[string]any{"driver": "blkdebug", "image": top}
 		maps.Copy(options, d.Debug)

@@ -3,7 +3,6 @@ package vm
 import (
 	"bytes"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -186,7 +185,11 @@ func (m *Machine) Await(expression string, limit time.Duration) ([]string, error
 		}
 		m.mu.Unlock()
 		if ended {
-			return nil, fmt.Errorf("the virtual machine ended (%w) and did not print %q\n%s%s", errors.Join(m.err), expression, m.Console(), m.stderr.String())
+			how := "powered off"
+			if m.err != nil {
+				how = m.err.Error()
+			}
+			return nil, fmt.Errorf("the virtual machine ended (%s) and did not print %q\n%s%s", how, expression, m.Console(), m.stderr.String())
 		}
 		select {
 		case <-grown:

@@ -25,6 +25,7 @@ import (
 	"time"
 	"unsafe"
 
+	"github.com/liveupd/liveupd/change"
 	"github.com/liveupd/liveupd/tests/power/tree"
 )
 
@@ -168,11 +169,11 @@ func follow(lines io.Reader, marks *marks) {
 	last := ""
 	for scanner.Scan() {
 		var line struct {
-			Type   string `json:"message_type"`
-			Phase  string `json:"phase"`
-			Do     string `json:"do"`
-			Result string `json:"result"`
-			Error  string `json:"error"`
+			Type   string      `json:"message_type"`
+			Phase  string      `json:"phase"`
+			Step   change.Step `json:"step"`
+			Result string      `json:"result"`
+			Error  string      `json:"error"`
 		}
 		if err := json.Unmarshal(scanner.Bytes(), &line); err != nil {
 			say("odd line %q\n", scanner.Text())
@@ -183,7 +184,7 @@ func follow(lines io.Reader, marks *marks) {
 		case "plan":
 			phase = "planned"
 		case "step":
-			phase = line.Do + "-" + line.Result
+			phase = line.Step.Do + "-" + line.Result
 		case "report", "error":
 			say("report %s %s\n", line.Result, line.Error)
 		}
