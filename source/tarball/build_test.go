@@ -251,3 +251,5 @@ func (b *box) mustHave(err error, want []string) {
 }
 
 func read(b []byte) io.Reader { return bytes.NewReader(b) }
+
+func isRefusal(err error) bool { return errors.Is(err, change.ErrVerification) }

@@ -18,6 +18,9 @@ func (u *unpacker) finish(ctx context.Context) error {
 	if err := u.settleBelow(ctx, u.t.root); err != nil {
 		return err
 	}
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
 	u.report(u.t.root)
 	slices.Sort(u.res.Removed)
 	u.res.Removed = slices.Compact(u.res.Removed)

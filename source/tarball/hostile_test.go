@@ -106,7 +106,7 @@ func damages() []hostile {
 	return []hostile{
 		{name: "empty", data: nil, want: "it is empty"},
 		{name: "text", data: []byte(strings.Repeat("no archive\n", 100)), want: "it is no tar archive"},
-		{name: "short text", data: []byte("no archive\n"), want: "truncated"},
+		{name: "short text", data: []byte("no archive\n"), want: "it is no tar archive: it holds 11 bytes"},
 		{name: "no end mark", data: entries(file("a", "")), want: `it has no end mark at byte 512 of the tar stream, behind "a"`},
 		{name: "truncated in a header", data: whole[:700+512], want: "the archive is truncated"},
 		{name: "truncated in a body", data: whole[:1800], want: `truncated at byte 1800 of the tar stream, behind "b"`},

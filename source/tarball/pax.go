@@ -87,40 +87,54 @@ type paxFields struct {
 func readRecords(records []record, maxExtents int) (*paxFields, error) {
 	f := &paxFields{size: -1, uid: -1, gid: -1}
 	f.sparse.size = -1
-	encoded := map[string][]byte{} // LIBARCHIVE.xattr
+	twice := map[string]string{} // LIBARCHIVE.xattr, as it stands there
 	for _, r := range records {
-		if err := f.record(r, encoded, maxExtents); err != nil {
+		if err := f.record(r, twice, maxExtents); err != nil {
 			return nil, err
 		}
 	}
-	// bsdtar writes each attribute twice; which counts where they differ is
-	// what an attacker would want to choose.
-	for key, val := range encoded {
-		if have, ok := f.xattrs[key]; ok && !bytes.Equal(have, val) {
-			return nil, fmt.Errorf("has two values of the attribute %s", quote(key))
-		}
-		if err := f.xattr(key, val); err != nil {
-			return nil, err
-		}
-	}
-	return f, nil
+	return f, f.libarchive(twice)
 }
 
-func (f *paxFields) record(r record, encoded map[string][]byte, maxExtents int) error {
-	if key, ok := strings.CutPrefix(r.key, "SCHILY.xattr."); ok {
-		return f.xattr(key, []byte(r.value))
-	}
-	if key, ok := strings.CutPrefix(r.key, "LIBARCHIVE.xattr."); ok {
-		name, err := url.PathUnescape(key)
+// libarchive takes the attributes that bsdtar writes twice: as
+// LIBARCHIVE.xattr.KEY=BASE64 and as SCHILY.xattr.KEY=VALUE, both with the key
+// escaped. Which counts where they differ is what an attacker would want to choose.
+func (f *paxFields) libarchive(twice map[string]string) error {
+	for escaped, value := range twice {
+		key, err := url.PathUnescape(escaped)
 		if err != nil {
-			return fmt.Errorf("has the attribute %s, whose name cannot be decoded", quote(key))
+			return fmt.Errorf("has the attribute %s, whose name cannot be decoded", quote(escaped))
 		}
 		// libarchive writes no padding, its readers take both.
-		val, err := base64.RawStdEncoding.DecodeString(strings.TrimRight(r.value, "="))
+		val, err := base64.RawStdEncoding.DecodeString(strings.TrimRight(value, "="))
 		if err != nil {
-			return fmt.Errorf("has the attribute %s, whose value cannot be decoded", quote(name))
+			return fmt.Errorf("has the attribute %s, whose value cannot be decoded", quote(key))
 		}
-		encoded[name] = val
+		for _, same := range []string{key, schilyKey(escaped)} {
+			if have, ok := f.xattrs[same]; ok && !bytes.Equal(have, val) {
+				return fmt.Errorf("has two values of the attribute %s", quote(same))
+			}
+		}
+		if same := schilyKey(escaped); same != key {
+			delete(f.xattrs, same) // half unescaped
+		}
+		if err := f.xattr(key, val); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// schilyKey undoes what GNU tar does to keys since 1.31: = is %3D and % is %25.
+// star writes keys as they are, and cannot write those with an equals sign.
+var schilyKey = strings.NewReplacer("%3D", "=", "%25", "%").Replace
+
+func (f *paxFields) record(r record, twice map[string]string, maxExtents int) error {
+	if key, ok := strings.CutPrefix(r.key, "SCHILY.xattr."); ok {
+		return f.xattr(schilyKey(key), []byte(r.value))
+	}
+	if key, ok := strings.CutPrefix(r.key, "LIBARCHIVE.xattr."); ok {
+		twice[key] = r.value
 		return nil
 	}
 	if strings.HasPrefix(r.key, "GNU.sparse.") {

@@ -48,6 +48,9 @@ func (r *reader) block() (*raw, error) {
 	b := new(raw)
 	n, err := io.ReadFull(r.s, b[:])
 	if n > 0 && errors.Is(err, io.ErrUnexpectedEOF) {
+		if r.format == "" {
+			return nil, damaged("it is no tar archive: it holds %d bytes", n)
+		}
 		return nil, r.truncated(io.EOF)
 	}
 	return b, err

@@ -36,6 +36,8 @@ needs=(
 	make:make
 	xz:xz-utils
 	zstd:zstd
+	bzip2:bzip2
+	bsdtar:libarchive-tools # archives by another maker
 	dpkg-deb:dpkg
 	debian-archive-keyring
 	ca-certificates
