@@ -18,6 +18,7 @@ import (
 	"github.com/liveupd/liveupd/internal/catalog"
 	"github.com/liveupd/liveupd/internal/sys"
 	"github.com/liveupd/liveupd/source/tree"
+	"github.com/liveupd/liveupd/transact"
 )
 
 // mender makes the Delta that turns damage back into what is recorded.
@@ -53,6 +54,52 @@ func (s *session) mendFrom(ctx context.Context, of change.Generation) (*tree.Tre
 		return nil, errors.New("none is recorded")
 	}
 	return from.openSource(ctx)
+}
+
+// mendKept puts damaged files that a generation keeps right, from the source or from
+// wherever their content is. Nothing that is live changes.
+func (s *session) mendKept(ctx context.Context, tx *transact.Tx, g change.Generation, damaged []transact.OldContent) error {
+	list, err := s.store.List()
+	if err != nil {
+		return err
+	}
+	base, _, err := s.currentBase()
+	if err != nil {
+		return err
+	}
+	m := &mender{s: s, base: base, damaged: map[string]bool{}, entries: map[string]*change.Entry{}}
+	if m.src, err = s.mendFrom(ctx, g); err != nil {
+		return err
+	}
+	defer m.src.Close()
+	wanted := map[change.Digest]bool{}
+	for _, c := range damaged {
+		wanted[c.Digest] = true
+	}
+	if err := errors.Join(m.keep(list), m.others(nil, wanted)); err != nil {
+		return err
+	}
+	for _, c := range damaged {
+		e := &change.Entry{Path: c.Path, New: &change.Node{Type: change.Regular, Size: c.Size, Digest: c.Digest}}
+		if !m.find(e) {
+			continue
+		}
+		at, from := m.src.Root(), e.From
+		if e.FromLive {
+			at, from = s.volumeOf(from)
+		}
+		in, err := sys.OpenContent(at, strings.TrimPrefix(from, "/"))
+		if err != nil {
+			return err
+		}
+		err = tx.MendKept(c, in)
+		in.Close()
+		if err != nil {
+			return err
+		}
+		s.warnings = append(s.warnings, fmt.Sprintf("what was kept of %s was damaged, and has been mended from %s", c.Path, e.From))
+	}
+	return nil
 }
 
 // keep notes what the kept generations hold.

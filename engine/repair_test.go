@@ -306,7 +306,7 @@ func TestRollbackOfRottenGeneration(t *testing.T) {
 			if !errors.Is(err, change.ErrVerification) || !strings.Contains(err.Error(), rotten.path) {
 				t.Errorf("rollback: %v; want ErrVerification that names %s", err, rotten.path)
 			}
-			if hint, ok := errors.AsType[*change.HintError](err); !ok || !strings.Contains(hint.Hint, "liveupd apply --source tree:") {
+			if hint, ok := errors.AsType[*change.HintError](err); !ok || !strings.Contains(hint.Hint, "liveupd rollback --source tree:") {
 				t.Errorf("no way out is named: %v", err)
 			}
 			b.sameState("a refused rollback changed the root", before, b.state())
@@ -315,7 +315,19 @@ func TestRollbackOfRottenGeneration(t *testing.T) {
 			}
 		})
 	}
-	b.must(Request{Verb: "rollback", ID: list[1].ID})
+	// With a source that has what is damaged it goes on; with another one it does not.
+	right, wrong := t.TempDir(), t.TempDir()
+	whole(files{"usr/bin/tool": "tool 1"}).lay(t, right)
+	whole(files{"usr/bin/tool": "tool ?"}).lay(t, wrong)
+	b.flip(b.at(".liveupd/tx/" + list[1].ID + "/up/usr/bin/tool"))
+	if _, err := b.run(Request{Verb: "rollback", ID: list[1].ID, Source: "tree:" + wrong}); !errors.Is(err, change.ErrVerification) {
+		t.Errorf("rollback with the wrong source: %v", err)
+	}
+	b.sameState("a refused rollback changed the root", before, b.state())
+	report := b.must(Request{Verb: "rollback", ID: list[1].ID, Source: "tree:" + right}).(*change.Report)
+	if !slices.ContainsFunc(report.Warnings, func(w string) bool { return strings.Contains(w, "/usr/bin/tool was damaged") }) {
+		t.Errorf("the report does not tell of it: %q", report.Warnings)
+	}
 	if got := b.read("usr/bin/tool"); got != "tool 1" {
 		t.Errorf("after the rollback: %q", got)
 	}

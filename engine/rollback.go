@@ -91,13 +91,20 @@ func (s *session) checkKept(ctx context.Context, g change.Generation, ev Events)
 	if !errors.Is(err, change.ErrVerification) {
 		return err
 	}
-	err = fmt.Errorf("%w; %w", err, ErrNothingCommitted)
-	before, ok := s.generationBefore(g.ID)
-	if !ok {
-		return change.WithHint(err, "the disk may be failing: look at its log; then put the paths back from a backup, or apply an update that holds them")
+	if damage, ok := errors.AsType[*transact.KeptError](err); ok && s.req.Source != "" {
+		if merr := s.mendKept(ctx, tx, g, damage.Contents); merr != nil {
+			return fmt.Errorf("%w; %w; %w", err, merr, ErrNothingCommitted)
+		}
+		if err = tx.CheckKept(ctx, nil); !errors.Is(err, change.ErrVerification) {
+			return err
+		}
 	}
-	return change.WithHint(err, fmt.Sprintf(
-		"the disk may be failing: look at its log; the same tree comes back by applying its source again: liveupd apply --source %s", before.Source))
+	source := "SPEC, the tree of the version before"
+	if before, ok := s.generationBefore(g.ID); ok {
+		source = before.Source
+	}
+	return change.WithHint(fmt.Errorf("%w; %w", err, ErrNothingCommitted),
+		"the disk may be failing: look at its log; what is damaged can come from elsewhere: liveupd rollback --source "+source)
 }
 
 // repairSource begins the name of the source of a repair's transaction.

@@ -15,6 +15,7 @@ import (
 
 	"github.com/liveupd/liveupd/change"
 	"github.com/liveupd/liveupd/internal/journal"
+	"github.com/liveupd/liveupd/internal/sys"
 )
 
 // CheckKept reads all that the transaction keeps for a rollback and compares it
@@ -81,9 +82,20 @@ type keptCheck struct {
 	mu           sync.Mutex
 	files, bytes int64
 	damaged      []keptDamage
+	contents     []OldContent
 }
 
 type keptDamage struct{ path, how string }
+
+// KeptError tells what of a generation is damaged; it is change.ErrVerification.
+type KeptError struct {
+	// Contents are the damaged files that MendKept can put right.
+	Contents []OldContent
+	err      error
+}
+
+func (e *KeptError) Error() string { return e.err.Error() }
+func (e *KeptError) Unwrap() error { return e.err }
 
 // verdict names what is damaged: all of it matters to whoever has to mend it,
 // the first few are enough to see what happened.
@@ -93,7 +105,7 @@ func (c *keptCheck) verdict() error {
 	}
 	slices.SortFunc(c.damaged, func(a, b keptDamage) int { return strings.Compare(a.path, b.path) })
 	if len(c.damaged) == 1 {
-		return fmt.Errorf("cannot roll back %s: what was kept of it %s: %w", c.damaged[0].path, c.damaged[0].how, change.ErrVerification)
+		return &KeptError{c.contents, fmt.Errorf("cannot roll back %s: what was kept of it %s: %w", c.damaged[0].path, c.damaged[0].how, change.ErrVerification)}
 	}
 	const shown = 10
 	var text strings.Builder
@@ -103,7 +115,7 @@ func (c *keptCheck) verdict() error {
 	if more := len(c.damaged) - shown; more > 0 {
 		fmt.Fprintf(&text, "\n  and %d more", more)
 	}
-	return fmt.Errorf("cannot roll back %d paths: %w%s", len(c.damaged), change.ErrVerification, text.String())
+	return &KeptError{c.contents, fmt.Errorf("cannot roll back %d paths: %w%s", len(c.damaged), change.ErrVerification, text.String())}
 }
 
 type keptWorker struct {
@@ -132,6 +144,9 @@ func (w *keptWorker) check(op *journal.Op) error {
 	defer w.mu.Unlock()
 	if how != "" {
 		w.damaged = append(w.damaged, keptDamage{op.Path, how})
+		if op.Old.Type == change.Regular && !op.Old.Digest.IsZero() && how != isGone {
+			w.contents = append(w.contents, w.t.oldContent(op))
+		}
 	}
 	w.files++
 	if op.Old.Type == change.Regular {
@@ -172,9 +187,11 @@ func (w *keptWorker) checkLive(op *journal.Op) error {
 	return err
 }
 
+const isGone = "is gone"
+
 // checkObject says how the old object is not what the journal names; "" for not.
 func (w *keptWorker) checkObject(op *journal.Op) (string, error) {
-	const isGone, altered = "is gone", "is not what was there before"
+	const altered = "is not what was there before"
 	dir, name, err := w.dirs.parent(w.t.vols[op.Volume].dir, op.Staged)
 	if notHere(err) {
 		return isGone, nil
@@ -191,6 +208,9 @@ func (w *keptWorker) checkObject(op *journal.Op) (string, error) {
 	}
 	if !retained(op.Old, found) || !sameContent(op.Old, found) {
 		return altered, nil
+	}
+	if op.Old.Type == change.Regular && found.Mtime != op.Old.Mtime {
+		return "was written to since", nil
 	}
 	if found.Mode != op.Old.Mode || found.UID != op.Old.UID || found.GID != op.Old.GID {
 		return "has another mode or owner", nil
@@ -223,6 +243,68 @@ type OldContent struct {
 	From   string // where it lies now, in the live root
 	Size   int64
 	Digest change.Digest
+
+	volume int
+	staged string
+	old    *journal.Object
+}
+
+func (t *Tx) oldContent(op *journal.Op) OldContent {
+	return OldContent{
+		Path: op.Path, From: path.Join(t.vols[op.Volume].mount, Dir, txName, t.ID(), op.Staged), Size: op.Old.Size, Digest: op.Old.Digest,
+		volume: op.Volume, staged: op.Staged, old: op.Old,
+	}
+}
+
+// MendKept writes the right content into a damaged file that the transaction keeps:
+// into the same inode, which the journal knows it by. A crash in the midst of it
+// leaves the file damaged, as it was. What in holds is checked by its digest.
+func (t *Tx) MendKept(c OldContent, in *sys.FD) error {
+	fail := func(err error) error { return fmt.Errorf("cannot mend what is kept of %s: %w", c.Path, err) }
+	k := t.s.k
+	d := newDirs()
+	defer d.close()
+	dir, name, err := d.parent(t.vols[c.volume].dir, c.staged)
+	if err != nil {
+		return fail(err)
+	}
+	found, err := look(dir, name)
+	if err != nil {
+		return fail(err)
+	}
+	if found == nil || found.Type != change.Regular || found.Handle != c.old.Handle && !retained(c.old, found) {
+		return fail(errors.New("it is another file now"))
+	}
+	xattrs, err := sys.Xattrs(dir, name)
+	if err != nil {
+		return fail(err)
+	}
+	if xattrs["security.capability"] != nil {
+		return fail(errors.New("it has capabilities, which each write takes from a file"))
+	}
+	out, err := k.OpenRewrite(dir, name)
+	if err != nil {
+		return fail(err)
+	}
+	defer out.Close()
+	digest, _, err := hashing(in, make([]byte, copyBuffer), func(b []byte) error { return k.Write(out, b) })
+	if err == nil && digest != c.Digest {
+		err = fmt.Errorf("the content has the digest %s, not %s: %w", short(digest), short(c.Digest), change.ErrVerification)
+	}
+	if err == nil {
+		err = k.Fsync(out)
+	}
+	if err == nil {
+		err = k.Chmod(dir, name, c.old.Mode)
+	}
+	if err == nil {
+		// Last: until it is back the file counts as damaged.
+		err = k.SetMtime(dir, name, c.old.Mtime)
+	}
+	if err != nil {
+		return fail(err)
+	}
+	return nil
 }
 
 // Kept lists the regular files that the transaction keeps, by the journal: whether
@@ -239,8 +321,7 @@ func (t *Tx) Kept() ([]OldContent, error) {
 		if op.Staged == "" || op.Old.Type != change.Regular || op.Old.Digest.IsZero() || t.vols[op.Volume].dir == nil {
 			continue
 		}
-		from := path.Join(t.vols[op.Volume].mount, Dir, txName, t.ID(), op.Staged)
-		out = append(out, OldContent{Path: op.Path, From: from, Size: op.Old.Size, Digest: op.Old.Digest})
+		out = append(out, t.oldContent(op))
 	}
 	return out, nil
 }

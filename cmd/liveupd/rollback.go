@@ -15,6 +15,10 @@ func newRollback(o *options) *cobra.Command {
 		Long: `Puts the old files back and restarts what uses the new ones. Without ID it takes
 the last update back; with ID that one and all that came after it, the newest
 first. See liveupd history for what is kept.
+
+All that is kept is read first: where a disk has damaged it nothing is changed (exit
+6), and --source names a tree that the damaged files can be taken from. What others
+changed since the update is laid beside as NAME.liveupd-saved; the plan lists it.
 ` + exitHelp,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -32,6 +36,7 @@ first. See liveupd history for what is kept.
 		},
 	}
 	quiesceFlag(cmd, &req)
+	cmd.Flags().StringVar(&req.Source, "source", "", "where damaged old files come from, `SPEC` as for apply: the version before")
 	o.yesFlag(cmd)
 	return cmd
 }

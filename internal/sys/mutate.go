@@ -59,6 +59,21 @@ func (k *Kernel) OpenAppend(dir *FD, name string) (*FD, error) {
 	return NewFD(n, name), nil
 }
 
+// OpenRewrite opens an existing regular file for writing, with its content cut off:
+// the inode stays.
+func (k *Kernel) OpenRewrite(dir *FD, name string) (*FD, error) {
+	defer runtime.KeepAlive(dir)
+	var n int
+	err := k.do(Call{Name: "openat", Path: name, Dir: dir}, func() (err error) {
+		n, err = unix.Openat(dir.n, name, unix.O_WRONLY|unix.O_TRUNC|unix.O_NONBLOCK|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return NewFD(n, name), nil
+}
+
 // Write writes all of b.
 func (k *Kernel) Write(f *FD, b []byte) error {
 	defer runtime.KeepAlive(f)

@@ -113,13 +113,12 @@ func TestDamageAndDrift(t *testing.T) {
 		rot(t, kept)
 		tree := machine.TakeSnapshot(t, m.Image(), ".liveupd", "var/log")
 		out := fixture.In(t, m, "rollback", "--yes").Want(t, 6)
-		if !strings.Contains(out.Error, "/"+fixture.PyappModule) || !strings.Contains(out.Hint, "liveupd apply --source tree:/run/first") {
+		if !strings.Contains(out.Error, "/"+fixture.PyappModule) || !strings.Contains(out.Hint, "liveupd rollback --source tree:/run/first") {
 			t.Errorf("the refusal is %q, with the hint %q", out.Error, out.Hint)
 		}
 		same(t, "after the refusal", tree, machine.TakeSnapshot(t, m.Image(), ".liveupd", "var/log"))
-		rot(t, kept)
 		m.Shell("echo '# mine' >>/" + fixture.EnvappConf)
-		done := fixture.In(t, m, "rollback", "--yes").Want(t, 0)
+		done := fixture.In(t, m, "rollback", "--yes", "--source", "tree:/run/first").Want(t, 0)
 		for what, list := range map[string][]string{"plan": done.Plan.Warnings, "report": done.Report.Warnings} {
 			if !slices.ContainsFunc(list, func(w string) bool { return strings.Contains(w, "/"+fixture.EnvappConf+".liveupd-saved") }) {
 				t.Errorf("the %s does not tell of the edit: %q", what, list)
