@@ -7,6 +7,7 @@ import (
 
 	"github.com/liveupd/liveupd/change"
 	"github.com/liveupd/liveupd/engine"
+	"github.com/liveupd/liveupd/internal/config"
 )
 
 const verifyHelp = `
@@ -45,6 +46,13 @@ the image's own folders and no update laid down goes, and is kept for the rollba
 			if !req.Repair && (req.PlanOnly || req.Source != "") {
 				return engine.Usage(errors.New("--plan and --source go with --repair"))
 			}
+			if req.Repair {
+				cfg, err := config.Load(o.root)
+				if err != nil {
+					return err
+				}
+				quiesceDefaults(cfg, &req)
+			}
 			r := o.renderer()
 			result, err := o.do(cmd.Context(), req, r)
 			switch result := result.(type) {
@@ -65,6 +73,7 @@ the image's own folders and no update laid down goes, and is kept for the rollba
 	f.BoolVar(&req.Repair, "repair", false, "put back what is damaged")
 	f.BoolVar(&req.PlanOnly, "plan", false, "with --repair: print what would be done, and change nothing")
 	f.StringVar(&req.Source, "source", "", "with --repair: where the update is now, `SPEC` as for apply")
+	quiesceFlag(cmd, &req)
 	o.yesFlag(cmd)
 	return cmd
 }

@@ -357,6 +357,34 @@ func TestBaseRoundTrip(t *testing.T) {
 	}
 }
 
+// What several readers share is the whole, each entry once.
+func TestBaseParts(t *testing.T) {
+	nodes := map[string]*change.Node{}
+	for i := range 5*Block + 3 {
+		nodes[fmt.Sprintf("/usr/%04d", i)] = &change.Node{Type: change.Regular, Size: int64(i), Digest: digest(i)}
+	}
+	b, err := encodeBase(inOrder(nodes))
+	if err != nil {
+		t.Fatal(err)
+	}
+	base, err := parseBase(b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := map[string]*change.Node{}
+	for i := 0; i <= base.Len()+Block; i += 2 * Block {
+		for p, n := range base.Part(i/Block*Block, 2*Block) {
+			if got[p] != nil {
+				t.Errorf("%s is given twice", p)
+			}
+			got[p] = n
+		}
+	}
+	if diff := cmp.Diff(nodes, got); diff != "" {
+		t.Errorf("the parts are not the whole (-want +got):\n%s", diff)
+	}
+}
+
 func TestBaseEmpty(t *testing.T) {
 	t.Parallel()
 	dir, _ := tempDir(t)
