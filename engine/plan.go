@@ -143,7 +143,11 @@ func (s *session) planSource(ctx context.Context, ev Events) (_ *planned, err er
 	ev.progress("reading", 0, 0, "files", s.req.Source)
 	o := s.diffOptions(ev)
 	o.SourceIndex = sourceIndex
-	if p.result, err = diff.Compare(ctx, p.src, rules, o); err != nil {
+	foreign := foreignRules{rules, s.root.Foreign()}
+	if p.result, err = diff.Compare(ctx, p.src, foreign, o); err != nil {
+		return nil, err
+	}
+	if err := foreign.refuse(p.result.Delta); err != nil {
 		return nil, err
 	}
 	if err := p.src.Finish(); err != nil {
@@ -161,6 +165,7 @@ func (s *session) planSource(ctx context.Context, ev Events) (_ *planned, err er
 	p.plan.SignedBy = p.src.Signer()
 	p.plan.Signed = p.plan.SignedBy != ""
 	p.plan.Warnings = append(p.plan.Warnings, p.src.Warnings()...)
+	p.plan.Warnings = append(p.plan.Warnings, foreign.warnings(p.src.Root())...)
 	if !p.plan.Signed {
 		p.plan.Warnings = slices.Insert(p.plan.Warnings, 0, "the source is unsigned: nobody vouches for its content")
 	}

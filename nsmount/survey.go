@@ -306,6 +306,27 @@ func (r *Root) Covered() []string {
 	return out
 }
 
+// foreignTypes keep what is written to them, but have not what a commit needs:
+// vfat and its like no owners, links and stable inodes, those on a network or of
+// another process no exchange or no promise that what is synced is safe. An autofs
+// stands for what it will mount.
+var foreignTypes = []string{
+	"vfat", "msdos", "exfat", "ntfs", "ntfs3", "hfs", "hfsplus", "autofs",
+	"nfs", "nfs4", "cifs", "smb3", "ceph", "9p", "afs", "virtiofs", "fuse", "fuseblk",
+}
+
+// Foreign lists those mount points among the covered on which nothing can be
+// committed that lasts, with the type of the file system that is seen there.
+func (r *Root) Foreign() map[string]string {
+	out := map[string]string{}
+	for _, c := range r.covered {
+		if slices.Contains(foreignTypes, c.mount.FSType) || strings.HasPrefix(c.mount.FSType, "fuse.") {
+			out[c.point] = c.mount.FSType
+		}
+	}
+	return out
+}
+
 // Close closes all descriptors, and with them the copies go. It restores
 // nothing: call Restore before.
 func (r *Root) Close() error {
