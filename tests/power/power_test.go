@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/liveupd/liveupd/tests/machine"
 	"github.com/liveupd/liveupd/tests/vm"
 )
 
@@ -34,7 +35,7 @@ func TestBtrfs(t *testing.T) { suites(t, btrfs) }
 func suites(t *testing.T, k kind) {
 	vm.Require(t)
 	t.Parallel()
-	r := newRig(t, k)
+	r := newRig(t, k, machine.Program(t, "liveupd"))
 	t.Run("replay", func(t *testing.T) { replay(t, r) })
 	s := save(t, r)
 	t.Run("cuts", func(t *testing.T) { pull(t, s) })

@@ -54,8 +54,8 @@ type rig struct {
 	initrd   string
 }
 
-// newRig makes the disks. What it makes goes with the test.
-func newRig(t *testing.T, k kind) *rig {
+// newRig makes the disks, and an initramfs with this liveupd. What it makes goes with the test.
+func newRig(t *testing.T, k kind, liveupd string) *rig {
 	t.Helper()
 	vm.Require(t)
 	dir, err := os.MkdirTemp("/dev/shm", "liveupd-power-")
@@ -67,7 +67,7 @@ func newRig(t *testing.T, k kind) *rig {
 	r.base, r.source = r.path("base"), r.path("source")
 	r.kernel, _ = vm.Kernel(t)
 	r.initrd = vm.Initramfs(t, vm.Contents{
-		Init: buildGuest(t), Programs: machine.Programs(t), Modules: append([]string{"virtio_pci", "virtio_blk"}, k.modules...),
+		Init: buildGuest(t), Programs: []string{liveupd, r.recover}, Modules: append([]string{"virtio_pci", "virtio_blk"}, k.modules...),
 	})
 	if err := os.Mkdir(r.mnt, 0o700); err != nil {
 		t.Fatal(err)
