@@ -58,6 +58,9 @@ func (e *Engine) apply(ctx context.Context, req Request, ev Events) (any, error)
 		}
 		return report, nil
 	}
+	if err := s.refuseUnrecovered(); err != nil {
+		return nil, err
+	}
 	if ev.Confirm != nil && !ev.Confirm(p.plan) {
 		return nil, ErrDeclined
 	}

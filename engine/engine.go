@@ -41,7 +41,7 @@ const KeepGenerations = 2
 
 // Request is all that a verb needs to know; it crosses to the worker as JSON.
 type Request struct {
-	Verb          string        `json:"verb"` // plan, apply, rollback, verify, recover, check, restart, status, history
+	Verb          string        `json:"verb"` // plan, apply, rollback, verify, recover, check, restart, status, history, setup
 	Root          string        `json:"root"`
 	Source        string        `json:"source,omitempty"`
 	Max           change.Action `json:"max"`
@@ -61,6 +61,8 @@ type Request struct {
 	// Quiesce says when units stand still for the swap: auto (""), always, never.
 	Quiesce      string `json:"quiesce,omitempty"`
 	QuiesceFiles int    `json:"quiesce_files,omitempty"` // of one unit, from which on auto does it; 0: quiesce.Files
+	Unattended   bool   `json:"unattended,omitempty"`    // apply: refuse what nobody is there to mend
+	Remove       bool   `json:"remove,omitempty"`        // setup: take it away
 	// Own are the units that the caller runs in, with what leads to it.
 	Own []string `json:"own,omitempty"`
 }
@@ -127,7 +129,7 @@ type Engine struct {
 }
 
 // Run carries out a request and returns its result: *change.Plan,
-// *change.Report, *change.CheckReport, *change.VerifyReport or
+// *change.Report, *change.CheckReport, *change.VerifyReport, *change.SetupReport or
 // []change.Generation. A *change.Report comes with an error too, where
 // something was done before the failure.
 func (e *Engine) Run(ctx context.Context, req Request, ev Events) (any, error) {
@@ -153,6 +155,8 @@ func (e *Engine) Run(ctx context.Context, req Request, ev Events) (any, error) {
 		return e.restart(ctx, req, ev)
 	case "status", "history":
 		return e.history(req)
+	case "setup":
+		return e.setup(ctx, req, ev)
 	}
 	return nil, usage("no such verb %q", req.Verb)
 }

@@ -217,6 +217,7 @@ func (s *session) decide(ctx context.Context, p *planned, content *sys.FD, polic
 	p.facts = in.Facts
 	p.plan = planner.Make(in)
 	p.plan.Root = s.req.Root
+	s.warnUnrecovered(p.plan)
 	s.dropAbsentChecks(p.plan, content, p.delta)
 	return nil
 }

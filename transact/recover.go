@@ -24,8 +24,9 @@ type Recovery struct {
 	Tree  string // old or new: which one the root holds of that transaction; "" where none was unfinished
 	// Pending: the tree is new and the plan's remaining steps are to be done.
 	Pending bool
-	// Missing are mounts of the transaction that were not among the store's
-	// volumes: their part is still to be recovered.
+	// Mounts are those that the transaction changes. Missing are those of them that were not
+	// among the store's volumes: their part is still to be recovered.
+	Mounts   []string
 	Missing  []string
 	Removed  []string // stagings that were removed
 	Warnings []string
@@ -92,7 +93,7 @@ func (s *Store) recoverOne(id string, st journal.Status, r *Recovery) error {
 	}
 	defer t.Close()
 	defer func() { r.Warnings = append(r.Warnings, t.warnings...) }()
-	r.Missing = t.missing()
+	r.Mounts, r.Missing = t.changes(), t.missing()
 	switch st.State {
 	case journal.Committing, journal.RollingBack:
 	default:

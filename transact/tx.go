@@ -330,6 +330,17 @@ func (t *Tx) readJournal() error {
 	return nil
 }
 
+// changes lists the mounts of volumes that the journal changes.
+func (t *Tx) changes() []string {
+	var out []string
+	for i, tv := range t.vols {
+		if t.journal.Ops.Uses(i) {
+			out = append(out, tv.mount)
+		}
+	}
+	return out
+}
+
 // missing lists the mounts of volumes that the journal changes and the store lacks.
 func (t *Tx) missing() []string {
 	var out []string

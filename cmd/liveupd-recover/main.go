@@ -7,7 +7,6 @@
 package main
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"flag"
@@ -20,15 +19,28 @@ import (
 	"strings"
 
 	"github.com/liveupd/liveupd/change"
+	"github.com/liveupd/liveupd/internal/journal"
 	"github.com/liveupd/liveupd/internal/sys"
 	"github.com/liveupd/liveupd/transact"
 )
 
-const usage = `usage: liveupd-recover --root DIR [--json]
+const usage = `usage: liveupd-recover --root DIR [--json] [--again] [--boot [--late]]
+       liveupd-recover --journal-version
 
 Finishes or undoes the update of the tree at DIR that a crash cut short. The
 file systems mounted below DIR that hold a part of it must be mounted and
 writable. Running it twice changes nothing. The result is one line on stdout.
+
+  --again            try again what was tried three times and did not end
+  --boot             before the tree is used: make writable what is read-only, do
+                     nothing unless the exchange was cut, put the flags back, and tell
+                     the console what a person has to do
+  --late             with --boot, in a unit of the booted system: if PID 1 came from
+                     a tree that was half old and half new, boot anew
+  --journal-version  print the versions of the journal that this program reads
+
+As init= of the kernel, by the name liveupd-init, it recovers the root and then
+executes the real init.
 
 EXIT STATUS
   0  done, or nothing to do: the tree is wholly old or wholly new
@@ -47,13 +59,22 @@ type result struct {
 	Missing []string `json:"missing,omitempty"`
 }
 
-func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
+func main() {
+	if filepath.Base(os.Args[0]) == initName && os.Getpid() == 1 {
+		os.Exit(beInit(os.Args[1:]))
+	}
+	os.Exit(run(os.Args[1:], os.Stdout, os.Stderr))
+}
 
 func run(args []string, stdout, stderr io.Writer) int {
 	fs := flag.NewFlagSet("liveupd-recover", flag.ContinueOnError)
 	fs.SetOutput(io.Discard)
 	root := fs.String("root", "", "the tree to recover")
 	asJSON := fs.Bool("json", false, "print one JSON line")
+	again := fs.Bool("again", false, "")
+	boot := fs.Bool("boot", false, "")
+	late := fs.Bool("late", false, "")
+	version := fs.Bool("journal-version", false, "")
 	err := fs.Parse(args)
 	if errors.Is(err, flag.ErrHelp) {
 		fmt.Fprint(stdout, usage)
@@ -62,18 +83,33 @@ func run(args []string, stdout, stderr io.Writer) int {
 	if err == nil && fs.NArg() > 0 {
 		err = fmt.Errorf("unexpected argument %q", fs.Arg(0))
 	}
+	if err == nil && *version {
+		fmt.Fprintln(stdout, journal.Version)
+		return 0
+	}
 	if err == nil && *root == "" {
 		err = errors.New("--root is missing")
+	}
+	if err == nil && *late && !*boot {
+		err = errors.New("--late goes with --boot")
 	}
 	if err != nil {
 		fmt.Fprintf(stderr, "liveupd-recover: %v\n%s", err, usage)
 		return 2
 	}
-	rec, err := recoverTree(*root)
-	for _, w := range rec.Warnings {
-		fmt.Fprintf(stderr, "liveupd-recover: %s\n", w)
+	var rec transact.Recovery
+	switch {
+	case *boot && off():
+		fmt.Fprintln(stderr, "liveupd-recover: liveupd.recover=0: nothing is recovered")
+	case *boot:
+		rec, err = atBoot(*root, *again, stderr)
+	default:
+		rec, err = recoverTree(*root, *again)
 	}
-	if err != nil {
+	warnings(stderr, rec)
+	if err != nil && *boot {
+		person(stderr, *root, *late, rec, err)
+	} else if err != nil {
 		fmt.Fprintf(stderr, "liveupd-recover: %v\n", err)
 		if hint, ok := errors.AsType[*change.HintError](err); ok {
 			fmt.Fprintf(stderr, "hint: %s\n", hint.Hint)
@@ -84,10 +120,37 @@ func run(args []string, stdout, stderr io.Writer) int {
 			fmt.Fprintf(stderr, "liveupd-recover: cannot write the report: %v\n", jerr)
 			return 1
 		}
-	} else if err == nil {
+	} else if err == nil && (!*boot || rec.ID != "" || *again) {
 		fmt.Fprintln(stdout, sentence(*root, rec))
 	}
+	if *boot && err == nil && rec.Did != "" {
+		return code(rec, booted(rec, *late, stderr))
+	}
 	return code(rec, err)
+}
+
+// booted does what follows a recovery at boot.
+func booted(rec transact.Recovery, late bool, stderr io.Writer) error {
+	var err error
+	switch {
+	case !late:
+		// Without the note the unit takes PID 1's tree for a mixed one, and boots once more.
+		if err := writeNote(bootNote, rec.ID); err != nil {
+			fmt.Fprintf(stderr, "liveupd-recover: %v\n", err)
+		}
+	case mixed(rec):
+		err = startAnew(rec.ID, stderr)
+	}
+	if err != nil {
+		fmt.Fprintf(stderr, "liveupd-recover: %v\n", err)
+	}
+	return err
+}
+
+func warnings(stderr io.Writer, rec transact.Recovery) {
+	for _, w := range rec.Warnings {
+		fmt.Fprintf(stderr, "liveupd-recover: %s\n", w)
+	}
 }
 
 // code maps the outcome to the exit status.
@@ -148,7 +211,7 @@ func sentence(root string, rec transact.Recovery) string {
 	return s
 }
 
-func recoverTree(root string) (transact.Recovery, error) {
+func recoverTree(root string, again bool) (transact.Recovery, error) {
 	vols, err := volumes(root)
 	if err != nil {
 		return transact.Recovery{}, err
@@ -162,15 +225,7 @@ func recoverTree(root string) (transact.Recovery, error) {
 	if _, err := os.Lstat(filepath.Join(root, transact.Dir)); errors.Is(err, os.ErrNotExist) {
 		return transact.Recovery{}, nil
 	}
-	store, err := transact.Open(nil, vols)
-	if err != nil {
-		return transact.Recovery{}, err
-	}
-	defer store.Close()
-	if err := store.Lock(); err != nil {
-		return transact.Recovery{}, err
-	}
-	return store.Recover(context.Background())
+	return recoverVolumes(vols, again)
 }
 
 // volumes opens the tree and each file system mounted below it that holds a

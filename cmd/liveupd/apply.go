@@ -49,6 +49,7 @@ run goes on to its end, and says so.
 	f.BoolVar(&a.req.AllowRemovals, "allow-removals", false, "accept more than 1,000 removals, and removals of mount points")
 	f.BoolVar(&a.req.Snapshot, "snapshot", false, "on a btrfs root: make a read-only snapshot of it before the commit")
 	f.StringVar(&a.req.KeysDir, "keys", "", "the `DIR` of trusted minisign keys (default /etc/liveupd/keys)")
+	f.BoolVar(&a.req.Unattended, "unattended", false, "nobody is there to mend it: refuse where no recovery at boot is installed")
 	f.IntVar(&a.req.Keep, "keep", 0, "how many generations to keep for a rollback (default 2)")
 	quiesceFlag(cmd, &a.req)
 	o.yesFlag(cmd)

@@ -78,7 +78,7 @@ func (o *options) do(ctx context.Context, req engine.Request, r ui.Renderer) (an
 		return nil, change.WithHint(errNotRoot, "run it with sudo, or name another tree with --root DIR")
 	}
 	switch req.Verb {
-	case "history", "status", "check":
+	case "history", "status", "check", "setup":
 		return (&engine.Engine{}).Run(ctx, req, ev)
 	}
 	return engine.Spawn(ctx, req, ev)

@@ -23,6 +23,7 @@ type Renderer interface {
 	Verify(*change.VerifyReport)
 	History([]change.Generation)
 	Status([]change.Generation)
+	Setup(*change.SetupReport)
 	// Error prints what went wrong, what to do about it ("" for nothing), and
 	// the exit code to come.
 	Error(err error, hint string, code int)

@@ -33,6 +33,7 @@ var floors = map[string]int{
 	"rootkind":         3,
 	"inspect":          3,
 	"planner":          3,
+	"recovery":         3,
 	"restart":          3,
 	"quiesce":          3,
 	"engine":           4,

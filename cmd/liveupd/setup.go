@@ -1,0 +1,101 @@
+package main
+
+import (
+	"bufio"
+	"fmt"
+	"os"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/liveupd/liveupd/change"
+	"github.com/liveupd/liveupd/engine"
+)
+
+const setupHelp = `
+EXIT STATUS
+  0  done, or nothing to do: an update that is cut short is recovered at the next boot
+  1  failed, or not agreed to, or something still lacks: it is named
+  2  the command line makes no sense
+  4  installed; the initrds are still to be made anew: the command is named
+  5  another transaction holds the lock`
+
+func newSetup(o *options) *cobra.Command {
+	req := engine.Request{Verb: "setup"}
+	cmd := &cobra.Command{
+		Use:   "setup",
+		Short: "install what recovers an update that is cut short, at the next boot",
+		Long: `Shows what this root has and lacks to finish or take back, at its next boot, an
+update that a power cut or a crash has cut in half; and, when agreed to, installs it:
+liveupd-recover in every initrd (by initramfs-tools or dracut), and units for the
+file systems that no initrd mounts. The initrds are made anew, and read to see that
+they hold it. Doing it again does nothing.
+
+A machine without an initrd boots with init=/usr/local/lib/liveupd/liveupd-init on the
+kernel's command line instead.
+
+At a terminal it asks; elsewhere it shows, and --yes installs. --remove takes away
+what it has installed, and no more.
+` + setupHelp,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return setup(cmd, o, req) },
+	}
+	cmd.Flags().BoolVar(&req.Remove, "remove", false, "take away what setup has installed")
+	o.yesFlag(cmd)
+	return cmd
+}
+
+func setup(cmd *cobra.Command, o *options, req engine.Request) error {
+	r := o.renderer()
+	if !o.yes {
+		show := req
+		show.PlanOnly = true
+		result, err := o.do(cmd.Context(), show, r)
+		if err != nil {
+			return err
+		}
+		report := result.(*change.SetupReport)
+		r.Setup(report)
+		switch {
+		case report.Result == "nothing-to-do":
+			return setupEnd(o, req, report)
+		case !o.asks():
+			return change.WithHint(engine.ErrDeclined, "give --yes to do it")
+		}
+		fmt.Fprint(os.Stderr, "Proceed? [y/N] ")
+		line, err := bufio.NewReader(os.Stdin).ReadString('\n')
+		if answer := strings.ToLower(strings.TrimSpace(line)); err != nil || answer != "y" && answer != "yes" {
+			return engine.ErrDeclined
+		}
+	}
+	result, err := o.do(cmd.Context(), req, r)
+	report, ok := result.(*change.SetupReport)
+	if ok && report != nil {
+		r.Setup(report)
+	}
+	if err != nil {
+		return err
+	}
+	return setupEnd(o, req, report)
+}
+
+// setupEnd maps what is there in the end to the exit code.
+func setupEnd(o *options, req engine.Request, r *change.SetupReport) error {
+	switch {
+	case r.Result == "pending":
+		o.code = exitPending
+		return nil
+	case req.Remove || len(r.Lacks) == 0:
+		return nil
+	}
+	err := fmt.Errorf("an update that is cut short is not recovered at the next boot: %s", strings.Join(r.Lacks, ", "))
+	for _, k := range r.Kernels {
+		if k.Recovers == "none" {
+			return change.WithHint(err, "boot it with init=/usr/local/lib/liveupd/liveupd-init on its command line")
+		}
+	}
+	if r.Tool == "none" && !r.Container {
+		return change.WithHint(err, "boot with init=/usr/local/lib/liveupd/liveupd-init on the kernel's command line")
+	}
+	return err
+}

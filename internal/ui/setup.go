@@ -1,0 +1,78 @@
+package ui
+
+import (
+	"github.com/liveupd/liveupd/change"
+)
+
+func (j *jsonRenderer) Setup(r *change.SetupReport) {
+	c := *r
+	c.MessageType = "report"
+	c.Kernels, c.Items, c.Commands = list(c.Kernels), list(c.Items), list(c.Commands)
+	c.Lacks, c.Warnings = list(c.Lacks), list(c.Warnings)
+	j.line(c)
+}
+
+// recoversText says what a kernel boots with.
+var recoversText = map[string]string{
+	"yes": "recovers", "no": "does not recover", "old": "does not recover", "none": "has no initrd", "unknown": "cannot be read",
+}
+
+// Setup shows what recovers at boot, what was done or would be, and what lacks.
+func (t *text) Setup(r *change.SetupReport) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.clear()
+	t.printf("%s %s\n", t.paint(bold, "Recovery at boot of"), clean(r.Root))
+	if r.Container {
+		t.printf("  a container: its host boots the kernel\n")
+	}
+	for _, k := range r.Kernels {
+		name, color := k.Initrd, green
+		if name == "" {
+			name = k.Kernel
+		}
+		if k.Recovers != "yes" {
+			color = yellow
+		}
+		t.printf("  %s  %s\n", clean(name), t.paint(color, recoversText[k.Recovers]))
+		if k.Detail != "" {
+			t.printf("      %s\n", clean(k.Detail))
+		}
+	}
+	color := green
+	if r.Unit != "enabled" {
+		color = yellow
+	}
+	t.printf("  liveupd-recover.service  %s\n", t.paint(color, r.Unit))
+	if r.Init {
+		t.printf("  init=  %s\n", t.paint(green, "liveupd-init"))
+	}
+	would := map[string]string{"planned": "would be done", "done": "was done", "pending": "was done"}[r.Result]
+	if would == "" {
+		t.printf("Nothing to do.\n")
+	} else {
+		t.printf("%s\n", t.paint(bold, "What "+would))
+	}
+	for _, it := range r.Items {
+		if it.Action == "keep" && it.Detail == "" && !t.o.Verbose {
+			continue
+		}
+		t.printf("  %-8s %s\n", it.Action, clean(it.Path))
+		if it.Detail != "" {
+			t.printf("           %s\n", clean(it.Detail))
+		}
+	}
+	verb := "run"
+	if r.Result == "pending" {
+		verb = "TO RUN"
+	}
+	for _, c := range r.Commands {
+		t.printf("  %-8s %s\n", verb, clean(c))
+	}
+	for _, l := range r.Lacks {
+		t.printf("%s %s\n", t.paint(yellow, "lacks:"), clean(l))
+	}
+	for _, w := range r.Warnings {
+		t.printf("%s %s\n", t.paint(yellow, "warning:"), cleanLines(w, "  "))
+	}
+}
