@@ -118,11 +118,11 @@ func (u *Setup) Plan() (items []change.SetupItem, initrds bool, err error) {
 			return nil, false, fmt.Errorf("cannot look at what is installed: %w", err)
 		}
 		out := change.SetupItem{Path: "/" + it.path, Action: "keep"}
-		switch {
-		case found == want:
-		case found == "":
+		switch found {
+		case want:
+		case "":
 			out.Action = "install"
-		case found == u.rec.Files[it.path]:
+		case u.rec.Files[it.path]:
 			out.Action = "replace"
 		default:
 			out.Detail = "somebody else wrote it: it stays; remove it to have it replaced"

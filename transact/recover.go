@@ -24,9 +24,8 @@ type Recovery struct {
 	Tree  string // old or new: which one the root holds of that transaction; "" where none was unfinished
 	// Pending: the tree is new and the plan's remaining steps are to be done.
 	Pending bool
-	// Mounts are those that the transaction changes. Missing are those of them that were not
-	// among the store's volumes: their part is still to be recovered.
-	Mounts   []string
+	// Missing are mounts of the transaction that were not among the store's
+	// volumes: their part is still to be recovered.
 	Missing  []string
 	Removed  []string // stagings that were removed
 	Warnings []string
@@ -93,7 +92,7 @@ func (s *Store) recoverOne(id string, st journal.Status, r *Recovery) error {
 	}
 	defer t.Close()
 	defer func() { r.Warnings = append(r.Warnings, t.warnings...) }()
-	r.Mounts, r.Missing = t.changes(), t.missing()
+	r.Missing = t.missing()
 	switch st.State {
 	case journal.Committing, journal.RollingBack:
 	default:

@@ -330,8 +330,8 @@ func (t *Tx) readJournal() error {
 	return nil
 }
 
-// changes lists the mounts of volumes that the journal changes.
-func (t *Tx) changes() []string {
+// Mounts lists those of the volumes that the journal changes.
+func (t *Tx) Mounts() []string {
 	var out []string
 	for i, tv := range t.vols {
 		if t.journal.Ops.Uses(i) {

@@ -43,7 +43,7 @@ func off() bool {
 
 // atBoot recovers a tree that may be read-only, before it is used, and puts the
 // flags back. Where nothing was cut in the exchange it changes nothing at all.
-func atBoot(root string, again bool, warn io.Writer) (rec transact.Recovery, err error) {
+func atBoot(root string, again bool, warn io.Writer) (rec recovered, err error) {
 	if _, err := os.Lstat(filepath.Join(root, transact.Dir, "tx")); errors.Is(err, os.ErrNotExist) {
 		return rec, nil
 	}
@@ -82,21 +82,36 @@ func atBoot(root string, again bool, warn io.Writer) (rec transact.Recovery, err
 	return recoverVolumes(vols, again)
 }
 
-func recoverVolumes(vols []transact.Volume, again bool) (transact.Recovery, error) {
+// recovered is what a recovery did, and the mounts that its transaction changes.
+type recovered struct {
+	transact.Recovery
+	mounts []string
+}
+
+func recoverVolumes(vols []transact.Volume, again bool) (rec recovered, err error) {
 	store, err := transact.Open(nil, vols)
 	if err != nil {
-		return transact.Recovery{}, err
+		return rec, err
 	}
 	defer store.Close()
 	if err := store.Lock(); err != nil {
-		return transact.Recovery{}, err
+		return rec, err
 	}
 	if again {
 		if err := store.ForgetAttempts(); err != nil {
-			return transact.Recovery{}, err
+			return rec, err
 		}
 	}
-	return store.Recover(context.Background())
+	if rec.Recovery, err = store.Recover(context.Background()); err != nil || rec.Did == "" || rec.Did == "removed" {
+		return rec, err
+	}
+	tx, err := store.Load(rec.ID)
+	if err != nil {
+		return rec, err
+	}
+	defer tx.Close()
+	rec.mounts = tx.Mounts()
+	return rec, nil
 }
 
 // putBack makes read-only again what was. Where that is refused the system's own
@@ -137,7 +152,7 @@ func noted(file, id string) bool {
 
 // person tells whoever stands at the console what has happened, in which state the
 // tree is, and what to type.
-func person(w io.Writer, root string, late bool, rec transact.Recovery, cause error) {
+func person(w io.Writer, root string, late bool, rec recovered, cause error) {
 	line := strings.Repeat("*", 76)
 	fmt.Fprintf(w, "\n%s\nliveupd: THE BOOT STOPS HERE: a person is needed\n%s\n\n", line, line)
 	fmt.Fprintf(w, "An update of this machine was cut short, and it could not be finished or taken\nback by itself. What lies on the disk is partly the old and partly the new tree.\nNothing should be started from it.\n\n")

@@ -9,8 +9,6 @@ import (
 	"strings"
 	"syscall"
 	"time"
-
-	"github.com/liveupd/liveupd/transact"
 )
 
 // initName is the name under which this program is an init: it recovers the root and
@@ -89,7 +87,7 @@ func initRecover(console *os.File) {
 }
 
 // leaveNote tells the unit that comes later that PID 1 is from a whole tree.
-func leaveNote(console *os.File, rec transact.Recovery) {
+func leaveNote(console *os.File, rec recovered) {
 	var run, root syscall.Stat_t
 	err := syscall.Stat("/run", &run)
 	if err == nil {

@@ -11,17 +11,15 @@ import (
 	"strings"
 	"syscall"
 	"time"
-
-	"github.com/liveupd/liveupd/transact"
 )
 
 // mixed tells whether PID 1 came from a tree that was partly old and partly new: the
 // root or /usr was recovered now, and nothing had done so before PID 1.
-func mixed(rec transact.Recovery) bool {
+func mixed(rec recovered) bool {
 	if rec.Did != "finished" && rec.Did != "reversed" || noted(bootNote, rec.ID) || noted(startedAnew, rec.ID) {
 		return false
 	}
-	return slices.ContainsFunc(rec.Mounts, func(m string) bool {
+	return slices.ContainsFunc(rec.mounts, func(m string) bool {
 		return !slices.Contains(rec.Missing, m) && (m == "/" || m == "/usr" || strings.HasPrefix(m, "/usr/"))
 	})
 }

@@ -97,7 +97,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 		fmt.Fprintf(stderr, "liveupd-recover: %v\n%s", err, usage)
 		return 2
 	}
-	var rec transact.Recovery
+	var rec recovered
 	switch {
 	case *boot && off():
 		fmt.Fprintln(stderr, "liveupd-recover: liveupd.recover=0: nothing is recovered")
@@ -130,7 +130,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 }
 
 // booted does what follows a recovery at boot.
-func booted(rec transact.Recovery, late bool, stderr io.Writer) error {
+func booted(rec recovered, late bool, stderr io.Writer) error {
 	var err error
 	switch {
 	case !late:
@@ -147,14 +147,14 @@ func booted(rec transact.Recovery, late bool, stderr io.Writer) error {
 	return err
 }
 
-func warnings(stderr io.Writer, rec transact.Recovery) {
+func warnings(stderr io.Writer, rec recovered) {
 	for _, w := range rec.Warnings {
 		fmt.Fprintf(stderr, "liveupd-recover: %s\n", w)
 	}
 }
 
 // code maps the outcome to the exit status.
-func code(rec transact.Recovery, err error) int {
+func code(rec recovered, err error) int {
 	switch {
 	case errors.Is(err, change.ErrNeedsPerson):
 		return 7
@@ -168,7 +168,7 @@ func code(rec transact.Recovery, err error) int {
 	return 0
 }
 
-func report(rec transact.Recovery, err error) result {
+func report(rec recovered, err error) result {
 	r := result{Found: rec.Found, Tree: rec.Tree, Missing: rec.Missing}
 	r.MessageType, r.Schema, r.Verb, r.ID = "report", 1, "recover", rec.ID
 	r.Steps, r.Warnings = []change.StepResult{}, append([]string{}, rec.Warnings...)
@@ -191,7 +191,7 @@ func report(rec transact.Recovery, err error) result {
 	return r
 }
 
-func sentence(root string, rec transact.Recovery) string {
+func sentence(root string, rec recovered) string {
 	var s string
 	switch {
 	case rec.ID == "":
@@ -211,10 +211,10 @@ func sentence(root string, rec transact.Recovery) string {
 	return s
 }
 
-func recoverTree(root string, again bool) (transact.Recovery, error) {
+func recoverTree(root string, again bool) (rec recovered, err error) {
 	vols, err := volumes(root)
 	if err != nil {
-		return transact.Recovery{}, err
+		return rec, err
 	}
 	defer func() {
 		for _, v := range vols {
@@ -223,7 +223,7 @@ func recoverTree(root string, again bool) (transact.Recovery, error) {
 	}()
 	// Open would make the store's folder where there is none.
 	if _, err := os.Lstat(filepath.Join(root, transact.Dir)); errors.Is(err, os.ErrNotExist) {
-		return transact.Recovery{}, nil
+		return rec, nil
 	}
 	return recoverVolumes(vols, again)
 }
