@@ -40,6 +40,8 @@ type Report struct {
 	HostAction  Action       `json:"host_action"` // what is still pending
 	Deferred    []UnitPlan   `json:"deferred,omitempty"`
 	Warnings    []string     `json:"warnings"`
+	Freed       []string     `json:"freed,omitempty"`       // by clean: the transactions that were removed
+	FreedBytes  int64        `json:"freed_bytes,omitempty"` // what they occupied
 	SwapUSec    int64        `json:"swap_usec,omitempty"`   // the window in which old and new could be met
 	Frozen      []string     `json:"frozen,omitempty"`      // the units that stood still in it
 	FrozenUSec  int64        `json:"frozen_usec,omitempty"` // for how long

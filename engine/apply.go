@@ -124,7 +124,7 @@ func (r *run) carryOut(ctx context.Context) (err error) {
 	}
 	if r.tx, err = r.s.store.Begin(transact.Header{
 		Source: r.p.plan.Source, Name: r.p.plan.Name, Version: r.p.plan.Version, Sequence: r.p.plan.Sequence,
-		PlanID: r.p.plan.ID, HostAction: r.p.plan.HostAction, Time: time.Now().Unix(),
+		PlanID: r.p.plan.ID, HostAction: r.p.plan.HostAction, Time: time.Now().Unix(), Reserve: r.s.recordsSize(r.p.delta),
 	}); err != nil {
 		return r.failedBefore(err, nil)
 	}

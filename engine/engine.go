@@ -55,6 +55,7 @@ type Request struct {
 	KeysDir       string        `json:"keys_dir,omitempty"`
 	NoPrompt      bool          `json:"no_prompt,omitempty"`
 	Full          bool          `json:"full,omitempty"`      // verify: read everything, trust no index
+	KeepNone      bool          `json:"keep_none,omitempty"` // clean: not even the last one
 	Repair        bool          `json:"repair,omitempty"`    // verify: put back what is damaged
 	PlanOnly      bool          `json:"plan_only,omitempty"` // verify with Repair: change nothing
 	IfUnfinished  bool          `json:"if_unfinished,omitempty"`
@@ -147,6 +148,8 @@ func (e *Engine) Run(ctx context.Context, req Request, ev Events) (any, error) {
 		return e.rollback(ctx, req, ev)
 	case "recover":
 		return e.recover(ctx, req, ev)
+	case "clean":
+		return e.clean(ctx, req, ev)
 	case "verify":
 		return e.verify(ctx, req, ev)
 	case "check":

@@ -410,41 +410,6 @@ func (s *session) dropOrphanBases(removed map[string]bool) error {
 	return s.dropBases(func(id string) bool { return removed[id] || !known[id] })
 }
 
-// collect drops old generations, and the bases that no kept one can return to.
-func (s *session) collect() {
-	if _, err := s.store.Collect(s.req.Keep); err != nil {
-		s.warnings = append(s.warnings, fmt.Sprintf("old generations were not collected: %v", err))
-		return
-	}
-	list, err := s.store.List()
-	if err != nil {
-		return
-	}
-	oldest := ""
-	for _, g := range list {
-		if g.Retained && (oldest == "" || g.ID < oldest) {
-			oldest = g.ID
-		}
-	}
-	if oldest == "" {
-		return
-	}
-	// A rollback of the oldest kept generation returns to the base before it.
-	ids, err := s.baseIDs()
-	if err != nil {
-		return
-	}
-	before := ""
-	for _, id := range ids {
-		if id < oldest {
-			before = id
-		}
-	}
-	if err := s.dropBases(func(id string) bool { return id < before }); err != nil {
-		s.warnings = append(s.warnings, fmt.Sprintf("old records were not removed: %v", err))
-	}
-}
-
 // bootTime is when this boot began, in seconds since the epoch; 0 unknown.
 func bootTime() int64 {
 	data, err := os.ReadFile("/proc/stat")

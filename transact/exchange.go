@@ -266,10 +266,12 @@ func (m *mover) setInPlace(op *journal.Op, s spot, want, other *journal.Object, 
 			m.t.warn("%s", text)
 		}
 	}
-	if err := m.set(op, f, s, found, want, other, edited); err != nil {
-		return named("change", op, err)
+	err = m.set(op, f, s, found, want, other, edited)
+	// An attribute may need a block.
+	if isErrno(err, syscall.ENOSPC) && m.t.dropBallast(op.Volume) {
+		err = m.set(op, f, s, found, want, other, edited)
 	}
-	return nil
+	return named("change", op, err)
 }
 
 func (m *mover) set(op *journal.Op, f *sys.FD, s spot, found, want, other *journal.Object, edited bool) error {

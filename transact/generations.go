@@ -76,12 +76,15 @@ func (t *Tx) tidy() error {
 	}
 	// The root's work folder is last: where it is gone, nothing is left to do.
 	for i := range slices.Backward(t.vols) {
-		for _, name := range []string{ballast, workName} {
-			if dir := t.vols[i].dir; dir != nil {
-				if err := t.s.k.RemoveAll(dir, name); err != nil {
-					return err
-				}
-			}
+		dir := t.vols[i].dir
+		if dir == nil {
+			continue
+		}
+		if err := t.keepSpare(dir); err != nil {
+			return err
+		}
+		if err := t.s.k.RemoveAll(dir, workName); err != nil {
+			return err
 		}
 	}
 	return nil
@@ -373,14 +376,19 @@ func (s *Store) remember(g change.Generation) error {
 	return s.k.Fsync(f)
 }
 
+// KeepNone has Collect remove the newest generation as well.
+const KeepNone = -1
+
 // Collect removes generations beyond the newest keep verified ones, and what was
-// rolled back; it names what it removed. The newest verified one always stays. A
+// rolled back; it names what it removed. The newest verified one stays but for KeepNone. A
 // crash leaves garbage that the next Collect or Recover removes.
 func (s *Store) Collect(keep int) (freed []string, err error) {
 	if err := s.removeGarbage(); err != nil {
 		return nil, err
 	}
-	keep = max(keep, 1)
+	if keep != KeepNone {
+		keep = max(keep, 1)
+	}
 	ids, _, err := s.vols[0].ids()
 	if err != nil {
 		return nil, err

@@ -39,6 +39,9 @@ func (t *Tx) checkSpace(st *staging, vol int) error {
 		return fmt.Errorf("cannot see what %s has left: %w", tv.mount, err)
 	}
 	need := t.ballastSize(space)
+	if vol == 0 {
+		need += t.reserved
+	}
 	inodes := int64(spareInodes)
 	linked := map[string]bool{}
 	skeleton := map[string]bool{}
@@ -69,26 +72,14 @@ func (t *Tx) checkSpace(st *staging, vol int) error {
 		}
 	}
 	if need > space.Available {
-		return t.full(tv, fmt.Errorf("cannot stage on %s: %d MiB are needed, %d MiB are free: %w",
-			tv.mount, need>>20, space.Available>>20, syscall.ENOSPC))
+		return t.s.full(tv.vol, need-space.Available, fmt.Errorf("cannot stage on %s: %s are needed, %s are free: %w",
+			tv.vol.describe(), mebibytes(need), mebibytes(space.Available), syscall.ENOSPC))
 	}
 	if space.Inodes > 0 && inodes > space.InodesFree {
-		return t.full(tv, fmt.Errorf("cannot stage on %s: %d inodes are needed, %d are free: %w",
-			tv.mount, inodes, space.InodesFree, syscall.ENOSPC))
+		return t.s.full(tv.vol, 0, fmt.Errorf("cannot stage on %s: %d inodes are needed, %d are free: %w",
+			tv.vol.describe(), inodes, space.InodesFree, syscall.ENOSPC))
 	}
 	return nil
-}
-
-// full adds what can be done about a full file system.
-func (t *Tx) full(tv *txVolume, err error) error {
-	ids, garbage, lerr := tv.vol.ids()
-	if lerr != nil {
-		return err
-	}
-	if kept := len(ids) + len(garbage) - 1; kept > 0 {
-		return change.WithHint(err, fmt.Sprintf("free space on %s; %d older transaction(s) lie in %s", tv.mount, kept, tv.vol.homePath()))
-	}
-	return change.WithHint(err, "free space on "+tv.mount)
 }
 
 func (t *Tx) ballastSize(space sys.Space) int64 {
@@ -115,7 +106,7 @@ func (t *Tx) reserve(vol int) error {
 		return nil // nothing can be reserved there; the preflight's sum stands
 	}
 	if err != nil {
-		return t.full(tv, fmt.Errorf("cannot reserve space on %s: %w", tv.mount, err))
+		return t.s.full(tv.vol, t.ballastSize(space), fmt.Errorf("cannot reserve %s on %s: %w", mebibytes(t.ballastSize(space)), tv.vol.describe(), err))
 	}
 	return nil
 }

@@ -44,10 +44,10 @@ func (t *Tx) Prepare(ctx context.Context, plan *change.Plan) error {
 		j.Volumes = append(j.Volumes, journal.Volume{Mount: journal.Name(v.mount), ID: v.vol.ID})
 	}
 	if err := t.writeJournal(j); err != nil {
-		return fmt.Errorf("cannot write the journal of transaction %s: %w", t.ID(), err)
+		return t.nameFull(fmt.Errorf("cannot write the journal of transaction %s: %w", t.ID(), err))
 	}
 	if err := t.barrier(); err != nil {
-		return err
+		return t.nameFull(err)
 	}
 	t.journal = j
 	return nil

@@ -56,7 +56,7 @@ func (t *Tx) Stage(ctx context.Context, d *change.Delta, src *sys.FD, progress f
 	g := &stager{t: t, st: st, src: src, dirs: newDirs(), made: map[string]*skeleton{}, progress: progress}
 	defer g.dirs.close()
 	if err := g.run(ctx); err != nil {
-		return err
+		return t.nameFull(err)
 	}
 	t.stage = st
 	return nil

@@ -26,6 +26,9 @@ type Header struct {
 	Manifest   string // digest of the manifest that the update was checked by, "" for none
 	HostAction change.Action
 	Time       int64 // seconds since the epoch; 0: now
+	// Reserve is how many bytes the caller will write to the root's file system beside
+	// the transaction: they must be free, too.
+	Reserve int64
 }
 
 // Tx is one transaction.
@@ -39,6 +42,7 @@ type Tx struct {
 	file     *sys.RegularFile // the journal's, where it was read; it stays open for its operations
 	warnings []string
 	around   func() (after func())
+	reserved int64        // Header.Reserve
 	keptRead bool         // CheckKept has read all that is kept
 	onSwap   func() error // see OnSwap
 }
@@ -85,7 +89,7 @@ func (s *Store) Begin(h Header) (*Tx, error) {
 	}
 	var random [4]byte
 	_, _ = rand.Read(random[:]) // never fails, by its documentation
-	t := &Tx{s: s, header: journal.Header{
+	t := &Tx{s: s, reserved: h.Reserve, header: journal.Header{
 		ID: stamp + "-" + hex.EncodeToString(random[:]), Time: h.Time, Source: h.Source, Name: h.Name, Release: h.Version,
 		Sequence: h.Sequence, PlanID: h.PlanID, Manifest: h.Manifest, HostAction: h.HostAction, BootID: bootID(),
 	}}
@@ -96,10 +100,10 @@ func (s *Store) Begin(h Header) (*Tx, error) {
 		t.vols = append(t.vols, txVolume{mount: v.Mount, vol: v})
 	}
 	if err := t.makeDir(0); err != nil {
-		return nil, err
+		return nil, t.nameFull(err)
 	}
 	if err := t.setState(journal.Staging); err != nil {
-		return nil, err
+		return nil, t.nameFull(err)
 	}
 	return t, nil
 }
@@ -236,7 +240,11 @@ func (t *Tx) dropBallast(vol int) bool {
 // RecordStep records a unit or host step durably: before it is done with Result
 // "begun", and after it with what came of it.
 func (t *Tx) RecordStep(r change.StepResult) error {
-	return journal.AppendStep(t.s.k, t.vols[0].dir, r)
+	err := journal.AppendStep(t.s.k, t.vols[0].dir, r)
+	if isErrno(err, syscall.ENOSPC) && t.dropBallast(0) {
+		err = journal.AppendStep(t.s.k, t.vols[0].dir, r)
+	}
+	return err
 }
 
 // Steps are the recorded steps, in order.

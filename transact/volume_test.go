@@ -26,7 +26,7 @@ func loopFS(t *testing.T, kind string, megabytes int64, point string) {
 	if err != nil {
 		t.Skipf("there is no mkfs.%s here", kind)
 	}
-	image := filepath.Join(t.TempDir(), "image")
+	image := filepath.Join(fastBase(t), "image")
 	must(t, os.WriteFile(image, nil, 0o600))
 	must(t, os.Truncate(image, megabytes<<20))
 	if out, err := exec.Command(mkfs, image).CombinedOutput(); err != nil {

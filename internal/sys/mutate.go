@@ -216,6 +216,18 @@ func (k *Kernel) Fallocate(f *FD, bytes int64) error {
 	})
 }
 
+// Truncate cuts a regular file to a size, in bytes.
+func (k *Kernel) Truncate(dir *FD, name string, size int64) error {
+	defer runtime.KeepAlive(dir)
+	return k.do(Call{Name: "ftruncate", Path: name, Dir: dir}, func() error {
+		fd, err := OpenAt(dir, name, unix.O_WRONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, ResolveBeneath|ResolveNoSymlinks)
+		if err != nil {
+			return err
+		}
+		return errors.Join(unix.Ftruncate(fd.n, size), fd.Close())
+	})
+}
+
 // RemoveAll removes name below dir and all that it holds, never crossing into
 // another file system and never following a symlink. Its absence is no error.
 func (k *Kernel) RemoveAll(dir *FD, name string) error {

@@ -162,3 +162,74 @@ func (k *Kernel) SetMtimeFD(f *FD, mtimeNS int64) error {
 		return unix.UtimesNanoAt(unix.AT_FDCWD, f.ProcPath(), ts, 0)
 	})
 }
+
+// FSType names the type of the file system below fd by its magic number, statfs(2); ""
+// for one that is seldom a server's root.
+func FSType(fd *FD) string {
+	var st unix.Statfs_t
+	err := retry("fstatfs", fd.name, func() error { return unix.Fstatfs(fd.n, &st) })
+	runtime.KeepAlive(fd)
+	if err != nil {
+		return ""
+	}
+	switch int64(st.Type) {
+	case unix.EXT4_SUPER_MAGIC:
+		return "ext4"
+	case unix.XFS_SUPER_MAGIC:
+		return "xfs"
+	case unix.BTRFS_SUPER_MAGIC:
+		return "btrfs"
+	case unix.TMPFS_MAGIC:
+		return "tmpfs"
+	case unix.OVERLAYFS_SUPER_MAGIC:
+		return "overlay"
+	case unix.MSDOS_SUPER_MAGIC:
+		return "vfat"
+	case unix.NFS_SUPER_MAGIC:
+		return "nfs"
+	}
+	return ""
+}
+
+// DiskUsage is what name below dir and all that it holds occupy, in bytes. A file with
+// several names counts once; other file systems are not entered.
+func DiskUsage(dir *FD, name string) (int64, error) {
+	return diskUsage(dir, name, map[uint64]bool{})
+}
+
+func diskUsage(dir *FD, name string, seen map[uint64]bool) (int64, error) {
+	var st unix.Stat_t
+	err := retry("newfstatat", name, func() error { return unix.Fstatat(dir.n, name, &st, unix.AT_SYMLINK_NOFOLLOW) })
+	runtime.KeepAlive(dir)
+	if err != nil {
+		return 0, err
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFDIR {
+		if st.Nlink > 1 && seen[st.Ino] {
+			return 0, nil
+		}
+		seen[st.Ino] = true
+		return st.Blocks * 512, nil
+	}
+	sum := st.Blocks * 512
+	sub, err := OpenAt(dir, name, OpenRead|OpenDir|OpenNoLink, ResolveBeneath|ResolveNoXDev)
+	if errors.Is(err, unix.EXDEV) {
+		return sum, nil
+	}
+	if err != nil {
+		return 0, err
+	}
+	defer sub.Close()
+	names, err := ReadDirNames(sub)
+	if err != nil {
+		return 0, err
+	}
+	for _, child := range names {
+		n, err := diskUsage(sub, child, seen)
+		if err != nil {
+			return 0, err
+		}
+		sum += n
+	}
+	return sum, nil
+}

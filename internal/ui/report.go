@@ -28,6 +28,9 @@ func (t *text) Report(r *change.Report) {
 		if r.ID != "" {
 			line += ", transaction " + clean(r.ID)
 		}
+		if r.Verb == "clean" {
+			line = fmt.Sprintf("clean: %s removed, %s free again", plural(len(r.Freed), "update"), bytesText(r.FreedBytes))
+		}
 		if r.SwapUSec > 0 {
 			line += fmt.Sprintf("; old and new could be met for %s", duration(uint64(r.SwapUSec)))
 		}
