@@ -58,11 +58,7 @@ type rig struct {
 func newRig(t *testing.T, k kind, liveupd string) *rig {
 	t.Helper()
 	vm.Require(t)
-	dir, err := os.MkdirTemp("/dev/shm", "liveupd-power-")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
+	dir := makeDir(t)
 	r := &rig{kind: k, dir: dir, mnt: filepath.Join(dir, "mnt"), recover: machine.Program(t, "liveupd-recover")}
 	r.base, r.source = r.path("base"), r.path("source")
 	r.kernel, _ = vm.Kernel(t)
@@ -215,13 +211,21 @@ func (r *rig) mounted(image, fs, at string, do func(root string) error) (err err
 		return fmt.Errorf("cannot mount %s (%s): %w", image, fs, err)
 	}
 	defer func() {
-		e := syscall.Unmount(at, 0)
-		if e != nil {
-			e = errors.Join(fmt.Errorf("cannot unmount %s: %w", at, e), syscall.Unmount(at, syscall.MNT_DETACH))
-		}
-		err = errors.Join(err, e)
+		err = errors.Join(err, unmount(at))
 	}()
 	return do(at)
+}
+
+// unmount waits for others that look at each mount of the machine, as other tests do.
+func unmount(at string) error {
+	var err error
+	for range 200 {
+		if err = syscall.Unmount(at, 0); err == nil {
+			return nil
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	return errors.Join(fmt.Errorf("cannot unmount %s: %w", at, err), syscall.Unmount(at, syscall.MNT_DETACH))
 }
 
 // mount mounts one of many copies of a file system. The one before may still live in a mount namespace

@@ -115,7 +115,14 @@ func (s *states) walk(points []int) {
 		for next < len(s.l.writes) && !s.l.writes[next].barrier() {
 			next++
 		}
-		if next > now.next && (long() || s.random.IntN(2) == 0) {
+		one := 2 // in so many gets a part of the later writes
+		switch {
+		case long() && point >= s.l.index("committing"):
+			one = 1
+		case long():
+			one = 4
+		}
+		if next > now.next && s.random.IntN(one) == 0 {
 			s.subsets++
 			s.try(now, point, next)
 		}
