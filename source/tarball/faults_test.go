@@ -26,7 +26,7 @@ func sample() []byte {
 		dir("./"),
 		dir("a"),
 		file("a/small", "x"),
-		file("a/empty", ""),
+		file("a/empty\n\x1b[31m\xff", ""),
 		file("a/large", strings.Repeat("0123456789", 200_000)),
 		symlink("a/s", "small"),
 		hardlink("b", "a/small"),
@@ -70,6 +70,9 @@ func TestFaults(t *testing.T) {
 			what, _ := hit.Load("call")
 			if !errors.Is(err, errno) || errors.Is(err, change.ErrVerification) {
 				t.Errorf("call %d (%v) failing with %v: Unpack() = %v", n, what, errno, err)
+			}
+			if text := err.Error(); strings.ContainsAny(text[:strings.LastIndex(text, ":")], "\n\x1b\xff") {
+				t.Errorf("Unpack() = %q", text)
 			}
 			var hint *change.HintError
 			if errors.As(err, &hint) != (errno == syscall.ENOSPC) {

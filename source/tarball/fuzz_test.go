@@ -3,6 +3,7 @@ package tarball
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"io"
 	"strings"
 	"testing"
@@ -29,6 +30,7 @@ func FuzzUnpack(f *testing.F) {
 		f.Add(p.pack(f, small))
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {
+		data = fixSums(data)
 		b := newBox(t)
 		before := b.outside()
 		res, nodes, err := b.unpack(nil, bytes.NewReader(data), Options{Limits: fuzzLimits, XZ: "-", Layer: len(data)%2 == 0})
@@ -54,7 +56,7 @@ func FuzzReader(f *testing.F) {
 		}
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {
-		s := newTestStream(t.Context(), data)
+		s := newTestStream(t.Context(), fixSums(data))
 		lim := fuzzLimits.withDefaults()
 		r := &reader{s: s, lim: &lim, warn: func(string) {}}
 		for {
@@ -73,6 +75,19 @@ func FuzzReader(f *testing.F) {
 			}
 		}
 	})
+}
+
+// fixSums gives what looks like a header its checksum: no mutation would find it,
+// and all would end there.
+func fixSums(data []byte) []byte {
+	data = bytes.Clone(data)
+	for at := 0; at+headerSize <= len(data); at += headerSize {
+		if b := (*raw)(data[at : at+headerSize]); bytes.HasPrefix(b[257:], []byte("ustar")) {
+			sum, _ := b.checksum()
+			copy(b[148:156], fmt.Sprintf("%06o\x00 ", sum))
+		}
+	}
+	return data
 }
 
 func newTestStream(ctx context.Context, data []byte) *stream {

@@ -372,7 +372,7 @@ func (h *header) normalise() error {
 		if what := foreign[h.typ]; what != "" {
 			return &unsupportedError{"is " + what + ", which is not supported"}
 		}
-		return &unsupportedError{fmt.Sprintf("has the unknown type %q", h.typ)}
+		return &unsupportedError{"has the unknown type " + quote(string([]byte{h.typ}))}
 	}
 	return nil
 }

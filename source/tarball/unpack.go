@@ -58,7 +58,10 @@ func Unpack(ctx context.Context, k *sys.Kernel, in io.Reader, name string, dest 
 	if errors.Is(err, syscall.ENOSPC) {
 		err = change.WithHint(err, "free some space, or inodes, on the file system that holds "+dest.Name())
 	}
-	return fail(errors.Join(err, empty(k, dir)))
+	if cerr := empty(k, dir); cerr != nil {
+		err = fmt.Errorf("%w; and cannot clean up: %w", err, cerr)
+	}
+	return fail(err)
 }
 
 // openDest makes sure that nobody else can reach what will lie in dest: set-id
@@ -97,15 +100,12 @@ func openDest(k *sys.Kernel, dest *sys.FD) (*sys.FD, error) {
 	return dir, nil
 }
 
-// empty removes all that lies in dir.
+// empty removes all that lies in dir, and tells the first that cannot be removed.
 func empty(k *sys.Kernel, dir *sys.FD) error {
 	names, err := sys.ReadDirNames(dir)
-	if err != nil {
-		return fmt.Errorf("cannot clean up: %w", err)
-	}
 	for _, name := range names {
-		if rerr := k.RemoveAll(dir, name); rerr != nil {
-			err = errors.Join(err, fmt.Errorf("cannot clean up: %w", rerr))
+		if rerr := k.RemoveAll(dir, name); rerr != nil && err == nil {
+			err = fmt.Errorf("%s: %w", quote(name), bare(rerr))
 		}
 	}
 	return err

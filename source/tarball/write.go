@@ -3,8 +3,10 @@ package tarball
 import (
 	"context"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"hash"
+	"os"
 	"sync/atomic"
 	"syscall"
 
@@ -100,9 +102,21 @@ func (u *unpacker) mkdir(e *entry) error {
 
 func writeError(name string, err error) error {
 	if err != nil {
-		return fmt.Errorf("cannot write %s: %w", quote(name), err)
+		return fmt.Errorf("cannot write %s: %w", quote(name), bare(err))
 	}
 	return nil
+}
+
+// bare takes the names out of an error of a system call: they are the archive's,
+// and not fit for a terminal.
+func bare(err error) error {
+	if e, ok := errors.AsType[*os.PathError](err); ok {
+		return fmt.Errorf("%s: %w", e.Op, e.Err)
+	}
+	if e, ok := errors.AsType[*os.LinkError](err); ok {
+		return fmt.Errorf("%s: %w", e.Op, e.Err)
+	}
+	return err
 }
 
 // send gives an object to the workers, with its content.
@@ -254,7 +268,7 @@ func (u *unpacker) setMeta(dir *sys.FD, name string, n *change.Node) error {
 func setXattrs(n *change.Node, set func(key string, val []byte) error) error {
 	for key, val := range n.Xattrs {
 		if err := set(key, val); err != nil {
-			return fmt.Errorf("cannot set the attribute %s: %w", quote(key), err)
+			return fmt.Errorf("cannot set the attribute %s: %w", quote(key), bare(err))
 		}
 	}
 	return nil
