@@ -168,6 +168,7 @@ func headers() []hostile {
 		{name: "character set", data: archive(item{name: "a", typ: '0', pax: []string{"hdrcharset=KOI8-R"}}), want: `"a" has names in the character set "KOI8-R"`, plain: true},
 		{name: "unknown type", data: archive(item{name: "a", typ: 'Q'}), want: `"a" has the unknown type "Q"`, plain: true},
 		{name: "unknown type of a control character", data: archive(item{name: "a", typ: 7}), want: `has the unknown type "\a"`, plain: true},
+		{name: "unknown type of a byte that is no ASCII", data: archive(item{name: "a", typ: 0xff}), want: `has the unknown type "\xff"`, plain: true},
 		{name: "multi-volume", data: archive(item{name: "a", typ: 'M', magic: gnuMagic}), want: "is a part of a file of a multi-volume archive, which is not supported", plain: true},
 		{name: "multi-volume in pax", data: archive(item{name: "a", typ: '0', pax: []string{"GNU.volume.offset=5"}}), want: "multi-volume", plain: true},
 		{name: "incremental", data: archive(item{name: "a/", typ: 'D', magic: gnuMagic}), want: "incremental archive", plain: true},

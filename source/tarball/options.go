@@ -109,7 +109,7 @@ type Options struct {
 	// ID gives the number of a user or group that an ACL names without one, as
 	// GNU tar does; nil refuses such an entry. Owners are never taken by name.
 	ID func(group bool, name string) (uint32, error)
-	// XZ is the path of the xz program, which is several times faster than the
+	// XZ is the path of the xz program, which is twice as fast as the
 	// decoder that is built in; "" looks for it where programs of the system lie,
 	// "-" uses the built-in one.
 	XZ string
