@@ -90,6 +90,7 @@ func (w *worker) describeSource(e *encounter) error {
 		if err := attributes(w.o.SourceIndex, e.src, e.name, e.sn); err != nil {
 			return fmt.Errorf("cannot read %s of the source: %w", e.srcPath(), err)
 		}
+		w.unlabel(e.sn)
 	}
 	if e.sn.Type == change.Symlink {
 		var err error
@@ -135,6 +136,7 @@ func (w *worker) read(e *encounter) error {
 		if err := w.digest(w.o.SourceIndex, e.src, e.name, e.sn); err != nil {
 			return fmt.Errorf("cannot read %s of the source: %w", e.srcPath(), err)
 		}
+		w.unlabel(e.sn)
 	}
 	if unread(e.ln) {
 		if err := w.digest(w.o.Index, e.live, e.name, e.ln); err != nil {

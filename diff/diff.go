@@ -105,8 +105,10 @@ type Options struct {
 	// Volumes are the root's file systems; none: all below Live is one tree.
 	Volumes            []Volume
 	Index, SourceIndex *catalog.Index // nil: all is read
-	Workers            int            // 0: as many as there are CPUs
-	AllowRemovals      bool
+	// IgnoreLabels: the source's SELinux labels say where it lies, and not what it is.
+	IgnoreLabels  bool
+	Workers       int // 0: as many as there are CPUs
+	AllowRemovals bool
 	// Mounts are the mount points of the running system inside the root.
 	Mounts []string
 	// Full makes Verify read each file, whatever the index says.

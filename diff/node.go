@@ -77,6 +77,18 @@ func isLabel(key string) bool {
 	return key == "security.selinux" || key == "security.apparmor" || strings.HasPrefix(key, "security.SMACK64")
 }
 
+// unlabel takes SELinux's label from a node of the source, where it is not to count.
+func (c *comparison) unlabel(n *change.Node) {
+	const selinux = "security.selinux"
+	if _, ok := n.Xattrs[selinux]; !ok || !c.o.IgnoreLabels || c.signed {
+		return
+	}
+	n.Xattrs = maps.Clone(n.Xattrs) // the map may be the index's
+	if delete(n.Xattrs, selinux); len(n.Xattrs) == 0 {
+		n.Xattrs = nil
+	}
+}
+
 // machines tells the attributes that a machine gives to what is installed on it:
 // labels, measurements of content (IMA) and metadata (EVM), overlay's notes
 // and our own.

@@ -137,6 +137,7 @@ func (w *worker) quick(p *pairing, name sys.CName) bool {
 	if !lookup(w.o.SourceIndex, p.src, s, w.signed) || !lookup(w.o.Index, p.live, l, false) {
 		return false
 	}
+	w.unlabel(s)
 	if s.Type == change.Regular && (s.Digest.IsZero() || s.Digest != l.Digest) {
 		return false
 	}

@@ -1,6 +1,10 @@
 package engine
 
 import (
+	"fmt"
+	"strings"
+
+	"github.com/liveupd/liveupd/internal/sys"
 	"github.com/liveupd/liveupd/labels"
 	"github.com/liveupd/liveupd/transact"
 )
@@ -14,4 +18,17 @@ func (s *session) useLabels() error {
 	}
 	s.store.SetOptions(transact.Options{Label: rules.Label})
 	return nil
+}
+
+// strangeLabels tells whether the labels of a tree are those of the place where it
+// lies, as in /root or /srv of a host with SELinux, and not of a root: the top of
+// one that was labelled as a root is a root_t, in each policy. A tree whose top has
+// no label was made on a host without SELinux: what labels there are were set.
+func strangeLabels(top *sys.FD) (bool, error) {
+	xattrs, err := sys.Xattrs(top, ".")
+	if err != nil {
+		return false, fmt.Errorf("cannot read the label of the source: %w", err)
+	}
+	label, ok := xattrs["security.selinux"]
+	return ok && !strings.Contains(strings.TrimRight(string(label), "\x00")+":", ":root_t:"), nil
 }

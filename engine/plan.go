@@ -143,6 +143,9 @@ func (s *session) planSource(ctx context.Context, ev Events) (_ *planned, err er
 	ev.progress("reading", 0, 0, "files", s.req.Source)
 	o := s.diffOptions(ev)
 	o.SourceIndex = sourceIndex
+	if o.IgnoreLabels, err = strangeLabels(p.src.Root()); err != nil {
+		return nil, err
+	}
 	foreign := foreignRules{rules, s.root.Foreign()}
 	if p.result, err = diff.Compare(ctx, p.src, foreign, o); err != nil {
 		return nil, err

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/liveupd/liveupd/change"
 	"github.com/liveupd/liveupd/internal/sys"
 )
 
@@ -120,6 +121,42 @@ func TestLabels(t *testing.T) {
 		verb(t, root, "", "rollback")
 		same(t, "after the rollback", old, snapshot(t, root, nil))
 	})
+}
+
+// The labels of a tree that lies in a folder of a host with SELinux are that
+// folder's: they are no part of it. Those of one that is labelled as a root are.
+func TestLabelsOfTheSource(t *testing.T) {
+	need(t)
+	for top, want := range map[string]string{"user_home_t": "bin_t", "root_t": "source_t", "": "source_t"} {
+		t.Run("top "+top, func(t *testing.T) {
+			root := filepath.Join(t.TempDir(), "root")
+			mount(t, root, disk(t, "ext4"))
+			t.Run("run", func(t *testing.T) {
+				populate(t, root)
+				policy(t, root, ownRules)
+				labelAll(t, root)
+				source := update(t)
+				for _, name := range []string{"usr/bin/tool", "usr/share/same", "usr/lib/app/new"} {
+					setLabel(t, source, name, typeLabel("source_t"))
+				}
+				if top != "" {
+					setLabel(t, source, ".", typeLabel(top))
+				}
+				// The second run takes what it knows of the source from the index.
+				verb(t, root, source, "plan")
+				verb(t, root, source, "apply")
+				same := map[string]string{"bin_t": "old_t", "source_t": "source_t"}[want]
+				for name, want := range map[string]string{"usr/bin/tool": want, "usr/share/same": same} {
+					if got := labelOf(t, root, name); got != typeLabel(want) {
+						t.Errorf("%s is labelled %q; want %s", name, got, want)
+					}
+				}
+				if result := verb(t, root, source, "apply").(*change.Report).Result; result != "nothing-to-do" {
+					t.Errorf("the same again: %s", result)
+				}
+			})
+		})
+	}
 }
 
 // A root whose rules cannot be read is refused, and one without rules, or without
