@@ -24,6 +24,7 @@ type reader struct {
 	last   string // the entry before, for messages
 	format string
 	remain int64 // of the body
+	buf    raw   // the last block
 	pad    int64 // behind the body
 }
 
@@ -43,9 +44,9 @@ func (r *reader) truncated(err error) error {
 	return err
 }
 
-// block reads a block of 512 bytes; io.EOF: there is none at all.
+// block reads a block of 512 bytes, valid until the next; io.EOF: there is none at all.
 func (r *reader) block() (*raw, error) {
-	b := new(raw)
+	b := &r.buf
 	n, err := io.ReadFull(r.s, b[:])
 	if n > 0 && errors.Is(err, io.ErrUnexpectedEOF) {
 		if r.format == "" {
