@@ -113,6 +113,9 @@ type Options struct {
 	Mounts []string
 	// Full makes Verify read each file, whatever the index says.
 	Full bool
+	// Implied tells of folders of the source that are there for what they hold alone:
+	// one that exists in the root stays as it is. nil: there are none.
+	Implied func(path string) bool
 	// Progress is called ten times a second, and at the end, from one goroutine.
 	Progress func(files, bytes int64)
 }

@@ -274,6 +274,11 @@ func (w *worker) settleFolder(e *encounter) error {
 	if err := w.describe(e); err != nil {
 		return err
 	}
+	if e.ln != nil && e.ln.Type == change.Directory && w.o.Implied != nil && w.o.Implied(e.srcPath()) {
+		n := clone(e.ln)
+		n.Dev, n.Ino = e.sn.Dev, e.sn.Ino
+		e.sn = n
+	}
 	if e.ln == nil || e.ln.Type != change.Directory {
 		if e.ln != nil && e.class == change.ClassAddOnly {
 			return w.stays(e)

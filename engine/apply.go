@@ -166,6 +166,9 @@ func (r *run) carryOut(ctx context.Context) (err error) {
 func (r *run) prepare(ctx context.Context) error {
 	total := r.p.delta.Bytes
 	r.ev.progress("staging", 0, total, "bytes", "")
+	if err := r.p.src.take(r.tx); err != nil {
+		return err
+	}
 	err := r.tx.Stage(ctx, r.p.delta, r.p.contents(), func(files, bytes int64) {
 		r.ev.bytes("staging", files, bytes, total)
 	})

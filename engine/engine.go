@@ -186,7 +186,7 @@ func normalize(req Request) (Request, error) {
 	if req.KeysDir == "" {
 		req.KeysDir = "/etc/liveupd/keys"
 	}
-	if kind, where, ok := strings.Cut(req.Source, ":"); ok && kind == "tree" && where != "" {
+	if kind, where, ok := strings.Cut(req.Source, ":"); ok && (kind == "tree" || kind == "tar" && !isURL(where)) && where != "" {
 		// The worker has another working directory.
 		if where, err = filepath.Abs(where); err != nil {
 			return req, fmt.Errorf("cannot resolve source %s: %w", req.Source, err)

@@ -17,7 +17,6 @@ import (
 	"github.com/liveupd/liveupd/change"
 	"github.com/liveupd/liveupd/internal/catalog"
 	"github.com/liveupd/liveupd/internal/sys"
-	"github.com/liveupd/liveupd/source/tree"
 	"github.com/liveupd/liveupd/transact"
 )
 
@@ -26,7 +25,7 @@ type mender struct {
 	s       *session
 	base    *catalog.Base
 	class   func(string) change.Class
-	src     *tree.Tree // nil where none is at hand
+	src     *update // nil where none is at hand
 	covered []string
 	kept    map[change.Digest][]string // where kept files lie, in the live root
 	twins   map[change.Digest][]string // recorded paths of a digest that is wanted
@@ -41,7 +40,7 @@ func (m *mender) close() { m.buf = nil }
 // mendFrom opens the tree that a repair may read from: the one that was named, else
 // the one that the update came from. It need not be signed: each file that is
 // taken has the digest of the record, or is not taken.
-func (s *session) mendFrom(ctx context.Context, of change.Generation) (*tree.Tree, error) {
+func (s *session) mendFrom(ctx context.Context, of change.Generation) (*update, error) {
 	from := *s
 	from.req.AllowUnsigned = true
 	if from.req.Source == "" {
@@ -53,7 +52,7 @@ func (s *session) mendFrom(ctx context.Context, of change.Generation) (*tree.Tre
 	if from.req.Source == "" {
 		return nil, errors.New("none is recorded")
 	}
-	return from.openSource(ctx)
+	return from.openSource(ctx, Events{})
 }
 
 // mendKept puts damaged files that a generation keeps right, from the source or from

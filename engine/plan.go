@@ -2,13 +2,10 @@ package engine
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"os"
 	"path"
-	"path/filepath"
 	"slices"
 	"strings"
 
@@ -21,7 +18,6 @@ import (
 	"github.com/liveupd/liveupd/nsmount"
 	"github.com/liveupd/liveupd/planner"
 	"github.com/liveupd/liveupd/rootfs"
-	"github.com/liveupd/liveupd/source/tree"
 	"github.com/liveupd/liveupd/writable"
 )
 
@@ -29,8 +25,8 @@ import (
 type planned struct {
 	plan   *change.Plan
 	delta  *change.Delta
-	src    *tree.Tree // nil for a rollback
-	root   *sys.FD    // what a repair without a source reads from
+	src    *update // nil for a rollback
+	root   *sys.FD // what a repair without a source reads from
 	result *diff.Result
 	base   *catalog.Base
 	facts  *change.Facts
@@ -84,37 +80,6 @@ func expected(req Request, p *change.Plan) error {
 	return nil
 }
 
-// openSource opens what SPEC names.
-func (s *session) openSource(ctx context.Context) (*tree.Tree, error) {
-	kind, where, ok := strings.Cut(s.req.Source, ":")
-	switch {
-	case s.req.Source == "":
-		return nil, usage("no source is given and none is configured: give one, for example --source tree:DIR")
-	case !ok || where == "":
-		return nil, usage("cannot read source %q: want KIND:WHERE, for example tree:DIR", s.req.Source)
-	case kind != "tree":
-		return nil, usage("cannot read source %q: kind %q is not known; known is: tree", s.req.Source, kind)
-	}
-	keys := s.req.KeysDir
-	src, err := tree.Open(ctx, where, tree.Options{KeysDir: keys, AllowUnsigned: s.req.AllowUnsigned})
-	if err != nil {
-		return nil, err
-	}
-	if s.req.Live() {
-		return src, nil
-	}
-	// A source inside the root it updates, or the other way round, would be read while it is written.
-	if rel, err := filepath.Rel(s.req.Root, where); err == nil && (rel == "." || !strings.HasPrefix(rel, "..")) {
-		src.Close()
-		return nil, usage("cannot apply %s to %s: the source lies inside the root", s.req.Source, s.req.Root)
-	}
-	if rel, err := filepath.Rel(where, s.req.Root); err == nil && !strings.HasPrefix(rel, "..") {
-		src.Close()
-		return nil, usage("cannot apply %s to %s: the root lies inside the source", s.req.Source, s.req.Root)
-	}
-	return src, nil
-}
-
 // planSource walks from the source to the plan. Only caches are written.
 func (s *session) planSource(ctx context.Context, ev Events) (_ *planned, err error) {
 	p := &planned{}
@@ -123,7 +88,7 @@ func (s *session) planSource(ctx context.Context, ev Events) (_ *planned, err er
 			p.close()
 		}
 	}()
-	if p.src, err = s.openSource(ctx); err != nil {
+	if p.src, err = s.openSource(ctx, ev); err != nil {
 		return nil, err
 	}
 	if p.base, _, err = s.currentBase(); err != nil {
@@ -134,15 +99,10 @@ func (s *session) planSource(ctx context.Context, ev Events) (_ *planned, err er
 	if err != nil {
 		return nil, err
 	}
-	sum := sha256.Sum256([]byte(s.req.Source))
-	sourceName := "source-" + hex.EncodeToString(sum[:8])
-	sourceIndex := &catalog.Index{}
-	if s.cache != nil {
-		sourceIndex = catalog.LoadIndex(s.cache, sourceName)
-	}
+	sourceIndex, sourceName := s.sourceIndex(p.src)
 	ev.progress("reading", 0, 0, "files", s.req.Source)
 	o := s.diffOptions(ev)
-	o.SourceIndex = sourceIndex
+	o.SourceIndex, o.Implied = sourceIndex, p.src.isImplied
 	if o.IgnoreLabels, err = strangeLabels(p.src.Root()); err != nil {
 		return nil, err
 	}

@@ -88,8 +88,8 @@ func (g *stager) copyAll(ctx context.Context, files []int) error {
 	})
 }
 
-// source opens what an entry is read from.
-func (w *worker) source(it *item) (*sys.FD, error) {
+// source finds what an entry is read from.
+func (w *worker) source(it *item) (dir *sys.FD, name string, err error) {
 	base, rel := w.g.src, strings.TrimPrefix(it.From, "/")
 	if it.FromLive {
 		mounts := make([]string, len(w.g.t.vols))
@@ -100,18 +100,42 @@ func (w *worker) source(it *item) (*sys.FD, error) {
 		base, rel = w.g.t.vols[vol].vol.Dir, r
 	}
 	if base == nil {
-		return nil, errors.New("there is no source to read it from")
+		return nil, "", errors.New("there is no source to read it from")
 	}
-	dir, name, err := w.dirs.parent(base, rel)
+	return w.dirs.parent(base, rel)
+}
+
+// take moves a file of the source to its staged name; false: it has to be copied.
+func (w *worker) take(it *item, from *sys.FD, fromName string, n *change.Node) (bool, error) {
+	t := w.g.t
+	if !t.takes || it.FromLive || n.Nlink != 1 || it.New.Digest.IsZero() || t.vols[it.vol].vol.ID != t.vols[0].vol.ID {
+		return false, nil
+	}
+	dir, name, err := w.dirs.parent(t.vols[it.vol].dir, it.staged)
 	if err != nil {
-		return nil, err
+		return false, err
 	}
-	// O_NONBLOCK: what was a file may be a FIFO by now.
-	return sys.OpenAt(dir, name, sys.OpenRead|sys.OpenNoLink|syscall.O_NONBLOCK, resolve)
+	err = t.s.k.Rename(from, fromName, dir, name, sys.RenameNoReplace)
+	if isErrno(err, syscall.EXDEV) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	label, err := w.g.labelFor(it)
+	if err != nil {
+		return false, err
+	}
+	return true, setMeta(t.s.k, dir, name, it.New, label)
 }
 
 func (w *worker) copy(it *item) error {
-	in, err := w.source(it)
+	fromDir, fromName, err := w.source(it)
+	if err != nil {
+		return err
+	}
+	// O_NONBLOCK: what was a file may be a FIFO by now.
+	in, err := sys.OpenAt(fromDir, fromName, sys.OpenRead|sys.OpenNoLink|syscall.O_NONBLOCK, resolve)
 	if err != nil {
 		return err
 	}
@@ -122,6 +146,9 @@ func (w *worker) copy(it *item) error {
 	}
 	if before.Type != change.Regular || before.Size != it.New.Size {
 		return fmt.Errorf("the source is not what was planned: %s of %d bytes, not file of %d: %w", before.Type, before.Size, it.New.Size, change.ErrDrift)
+	}
+	if taken, err := w.take(it, fromDir, fromName, before); taken || err != nil {
+		return err
 	}
 	k := w.g.t.s.k
 	dir, name, err := w.dirs.parent(w.g.t.vols[it.vol].dir, it.staged)

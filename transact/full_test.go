@@ -67,7 +67,7 @@ var moments = []struct {
 	committed bool
 }{
 	{"begin", func(sys.Call, int, int) bool { return true }, false},
-	{"staging", func(c sys.Call, states, _ int) bool { return c.Name == "openat" && strings.Contains(c.Path, "big") }, false},
+	{"staging", func(c sys.Call, _, _ int) bool { return c.Name == "openat" && strings.Contains(c.Path, "big") }, false},
 	{"journal", func(c sys.Call, _, _ int) bool { return c.Name == "openat" && c.Path == journal.FileName }, false},
 	{"barrier", func(c sys.Call, states, _ int) bool { return c.Name == "syncfs" && states == 1 }, false},
 	{"commit point", func(c sys.Call, states, _ int) bool {

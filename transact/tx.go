@@ -42,6 +42,7 @@ type Tx struct {
 	file     *sys.RegularFile // the journal's, where it was read; it stays open for its operations
 	warnings []string
 	around   func() (after func())
+	takes    bool         // TakeSource
 	reserved int64        // Header.Reserve
 	keptRead bool         // CheckKept has read all that is kept
 	onSwap   func() error // see OnSwap
@@ -132,6 +133,11 @@ func (t *Tx) OnSwap(f func() error) { t.onSwap = f }
 
 // SameBoot tells whether the transaction began in the boot that runs now.
 func (t *Tx) SameBoot() bool { return t.header.BootID != "" && t.header.BootID == bootID() }
+
+// TakeSource lets Stage take the source's files where it would copy them: the
+// source is ours and is used up, whatever becomes of the transaction. Files on other
+// file systems, and those with further names, are copied all the same.
+func (t *Tx) TakeSource() { t.takes = true }
 
 // Around has begin called right before names move, by Commit or Revert, and what it
 // returns right after, whatever came of it.

@@ -26,7 +26,8 @@ applies it: all of it or nothing. With --plan it stops after the plan; nothing
 but caches changes.
 
 SPEC is KIND:WHERE. Known kinds: tree:DIR, a directory that holds the files of
-the update at their places. ACTION is a rung of the ladder: none, daemon-reload,
+the update at their places; tar:FILE or tar:URL, an archive of such a directory, plain
+or compressed with gzip, xz, zstd or bzip2, from http or https. ACTION is a rung of the ladder: none, daemon-reload,
 reload, restart, daemon-reexec, soft-reboot, kexec, reboot; what is above it is
 deferred. At a terminal apply asks before it changes anything.
 

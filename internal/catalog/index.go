@@ -208,6 +208,17 @@ func (x *Index) Put(ino uint64, ctimeNS, size int64, d change.Digest, xattrs map
 	x.put[key{ino, ctimeNS, size}] = entry{d, xattrs}
 }
 
+// PutOwn is Put of an object in a folder that only we write to: it cannot change
+// unseen, however young it is.
+func (x *Index) PutOwn(ino uint64, ctimeNS, size int64, d change.Digest, xattrs map[string][]byte) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.put == nil {
+		x.put = map[key]entry{}
+	}
+	x.put[key{ino, ctimeNS, size}] = entry{d, xattrs}
+}
+
 // Save writes the index to name below dir, replacing it at once. Dropped are
 // records of inodes that were met in another state and, when this run has
 // looked up at least half of what was loaded (a whole tree, not a small

@@ -2,6 +2,7 @@ package tree
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -24,12 +25,19 @@ type Options struct {
 	// AllowUnsigned takes a tree that carries no signature. It never takes one
 	// whose signature is wrong.
 	AllowUnsigned bool
+	// Name stands for the directory in messages, where it was made of something that
+	// the operator knows by another name; "" is the directory's own.
+	Name string
+	// Signer is who signed the archive that the directory was unpacked from: then
+	// it needs no manifest of its own.
+	Signer string
 }
 
 // Tree is an opened update. Claim, Check and Skip may be called from many
 // goroutines at once.
 type Tree struct {
 	dir      string  // absolute, clean
+	name     string  // of it, in messages
 	root     *sys.FD // dir
 	above    *sys.FD // the folder that holds dir; nil for /
 	owner    uint32  // of dir
@@ -48,10 +56,11 @@ func Open(ctx context.Context, dir string, o Options) (*Tree, error) {
 	if o.KeysDir == "" {
 		o.KeysDir = DefaultKeysDir
 	}
-	t, err := openDir(dir)
+	t, err := openDir(dir, o.Name)
 	if err != nil {
 		return nil, err
 	}
+	t.signer = o.Signer
 	if err := t.load(ctx, o); err != nil {
 		t.Close()
 		return nil, err
@@ -60,7 +69,7 @@ func Open(ctx context.Context, dir string, o Options) (*Tree, error) {
 }
 
 // openDir opens and surveys the directory alone.
-func openDir(dir string) (*Tree, error) {
+func openDir(dir, name string) (*Tree, error) {
 	if dir == "" {
 		return nil, errors.New("cannot open the tree: no directory is named")
 	}
@@ -68,7 +77,7 @@ func openDir(dir string) (*Tree, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot open the tree %s: %w", dir, err)
 	}
-	t := &Tree{dir: abs}
+	t := &Tree{dir: abs, name: cmp.Or(name, abs)}
 	if t.root, err = sys.OpenRoot(abs); err != nil {
 		return nil, fmt.Errorf("cannot open the tree: %w", err)
 	}
@@ -90,10 +99,10 @@ func (t *Tree) survey() error {
 		return fmt.Errorf("cannot open the tree: %w", err)
 	}
 	if slices.Contains(names, storeName) {
-		return fmt.Errorf("cannot use %s as an update: it holds %s, so it is a root that liveupd updates", t.dir, storeName)
+		return fmt.Errorf("cannot use %s as an update: it holds %s, so it is a root that liveupd updates", t.name, storeName)
 	}
 	if !slices.ContainsFunc(names, func(name string) bool { return !skipped("/" + name) }) {
-		return fmt.Errorf("cannot use %s as an update: it is empty", t.dir)
+		return fmt.Errorf("cannot use %s as an update: it is empty", t.name)
 	}
 	if up := filepath.Dir(t.dir); up != t.dir {
 		if t.above, err = sys.OpenRoot(up); err != nil {
@@ -107,7 +116,7 @@ func (t *Tree) survey() error {
 // load reads what describes the tree and decides whether it is believed.
 func (t *Tree) load(ctx context.Context, o Options) error {
 	if err := ctx.Err(); err != nil {
-		return fmt.Errorf("cannot open the tree %s: %w", t.dir, err)
+		return fmt.Errorf("cannot open the tree %s: %w", t.name, err)
 	}
 	if err := t.loadSigned(o.KeysDir); err != nil {
 		return err
@@ -118,14 +127,14 @@ func (t *Tree) load(ctx context.Context, o Options) error {
 	}
 	if t.list != nil {
 		if t.manifest, err = t.list.header.join(m, sum); err != nil {
-			return fmt.Errorf("cannot accept %s: %w: %w", t.dir, err, change.ErrVerification)
+			return fmt.Errorf("cannot accept %s: %w: %w", t.name, err, change.ErrVerification)
 		}
 		return nil
 	}
 	t.manifest = m
-	if !o.AllowUnsigned {
+	if !o.AllowUnsigned && t.signer == "" {
 		return change.WithHint(
-			fmt.Errorf("cannot accept %s: it is not signed: %w", t.dir, change.ErrVerification),
+			fmt.Errorf("cannot accept %s: it is not signed: %w", t.name, change.ErrVerification),
 			"sign its "+manifestName+" with minisign, or pass --allow-unsigned")
 	}
 	return nil
@@ -157,7 +166,7 @@ func (t *Tree) isWhole() (bool, error) {
 		return false, nil
 	}
 	if err != nil {
-		return false, fmt.Errorf("cannot read %s: %w", t.dir, err)
+		return false, fmt.Errorf("cannot read %s: %w", t.name, err)
 	}
 	if !usr.IsDir() {
 		return false, nil

@@ -19,7 +19,7 @@ import (
 // text that is to be signed. The same tree gives the same bytes. It reads
 // liveupd.toml where Open would, and signs nothing by itself.
 func WriteManifest(ctx context.Context, dir string, w io.Writer) error {
-	t, err := openDir(dir)
+	t, err := openDir(dir, "")
 	if err != nil {
 		return err
 	}
