@@ -96,6 +96,12 @@ func (e *Evidence) Kind() *Kind {
 			"volatile", "it is an overlay that is mounted with volatile: nothing that is written there is ever made durable, so no commit can be",
 			"mount it without volatile, or make a new container from a new image",
 		}
+	case e.FSType == "fuse" || e.FSType == "fuseblk" || strings.HasPrefix(e.FSType, "fuse."):
+		// fuse_sync_fs asks the server for nothing unless that is virtiofs's.
+		return &Kind{
+			"fuse", "a program serves it (" + e.FSType + "), and the kernel does not ask that to make durable what is synced",
+			"mount it by a file system of the kernel's, or update it where it really lies",
+		}
 	case e.SubvolReadOnly:
 		return &Kind{
 			"read-only subvolume", "it is a btrfs subvolume with the property ro=true: a snapshot that is to stay as it is",

@@ -5,12 +5,14 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"testing"
 
 	"github.com/liveupd/liveupd/change"
 	"github.com/liveupd/liveupd/engine"
 	"github.com/liveupd/liveupd/internal/sys"
+	"github.com/liveupd/liveupd/tests/machine"
 )
 
 // layout is one way in which a root lies on file systems.
@@ -312,4 +314,39 @@ func child(t *testing.T, root, source, name string, nth int) int {
 	n, err := strconv.Atoi(trim(string(out)))
 	must(t, err)
 	return n
+}
+
+// The program that lies in initrds recovers, too, where volumes are no mounts.
+func TestRecoverProgram(t *testing.T) {
+	need(t)
+	if testing.Short() {
+		t.Skip("builds the programs: not with -short")
+	}
+	program := machine.Program(t, "liveupd-recover")
+	for _, name := range []string{"ext4, writable", "btrfs, subvolumes in the root", "all separate", "overlay with all in the lower"} {
+		l := layouts[slices.IndexFunc(layouts, func(l layout) bool { return l.name == name })]
+		t.Run(name, func(t *testing.T) {
+			root := filepath.Join(t.TempDir(), "root")
+			must(t, os.Mkdir(root, 0o755))
+			l.build(t, root)
+			if !l.full {
+				populate(t, root)
+			}
+			t.Run("run", func(t *testing.T) {
+				source := update(t)
+				old := snapshot(t, root, l.inner)
+				total := child(t, root, source, "apply", 0)
+				fresh := timeless(snapshot(t, root, l.inner))
+				verb(t, root, source, "rollback")
+				if child(t, root, source, "apply", total/2) != killed {
+					t.Fatal("the run was not killed")
+				}
+				run(t, program, "--root", root)
+				same(t, "recovered", fresh, timeless(snapshot(t, root, l.inner)))
+				verb(t, root, source, "recover")
+				verb(t, root, source, "rollback")
+				same(t, "rolled back after the recovery", old, snapshot(t, root, l.inner))
+			})
+		})
+	}
 }

@@ -130,3 +130,40 @@ func image(t *testing.T, point, fstype string, fill func(*testing.T, string)) {
 	must(t, os.MkdirAll(point, 0o755))
 	mount(t, point, "-o", "loop,ro", "-t", fstype, file)
 }
+
+// An update that lists paths in a subvolume of the root lands there, and a
+// subvolume that went meanwhile is no obstacle.
+func TestListedInSubvolume(t *testing.T) {
+	need(t)
+	root := filepath.Join(t.TempDir(), "root")
+	mount(t, root, disk(t, "btrfs"))
+	run(t, "btrfs", "-q", "subvolume", "create", filepath.Join(root, "srv"))
+	run(t, "btrfs", "-q", "subvolume", "create", filepath.Join(root, "srv/deep"))
+	t.Run("run", func(t *testing.T) {
+		write(t, root, "srv/www/index.html", "1", 0o644)
+		write(t, root, "srv/deep/file", "1", 0o644)
+		source := t.TempDir()
+		for _, name := range []string{"srv/www/index.html", "srv/www/new/page", "srv/deep/file", "opt/x"} {
+			write(t, source, name, "2", 0o644)
+		}
+		inner := []string{"srv", "srv/deep"}
+		old := snapshot(t, root, inner)
+		verb(t, root, source, "apply")
+		for _, name := range []string{"srv/www/index.html", "srv/www/new/page", "srv/deep/file", "opt/x"} {
+			if got := content(t, root, name); got != "2" {
+				t.Errorf("%s holds %q; want 2", name, got)
+			}
+		}
+		if result := verb(t, root, source, "apply").(*change.Report).Result; result != "nothing-to-do" {
+			t.Errorf("the same again: %s", result)
+		}
+		verb(t, root, "", "rollback")
+		same(t, "after the rollback", old, snapshot(t, root, inner))
+		run(t, "btrfs", "-q", "subvolume", "delete", filepath.Join(root, "srv/deep"))
+		must(t, os.RemoveAll(filepath.Join(source, "srv/deep")))
+		verb(t, root, source, "apply")
+		if got := content(t, root, "srv/www/new/page"); got != "2" {
+			t.Errorf("after a subvolume went the page holds %q", got)
+		}
+	})
+}
