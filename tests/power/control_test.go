@@ -59,7 +59,7 @@ func TestWithoutBarriers(t *testing.T) {
 	t.Parallel()
 	const call = `func() error { return unix.Syncfs(f.n) }`
 	program := spoiled(t, "internal/sys/mutate.go", [2]string{call, `func() error { return nil }`})
-	r := newRig(t, ext4, program)
+	r := newRig(t, ext4, vm.Trixie, program)
 	l := record(t, r)
 	defer l.Close()
 	s := &states{t: t, r: r, base: r.base, l: l, random: choose(t), control: true}

@@ -32,10 +32,24 @@ func TestExt4(t *testing.T)  { suites(t, ext4) }
 func TestXFS(t *testing.T)   { suites(t, xfs) }
 func TestBtrfs(t *testing.T) { suites(t, btrfs) }
 
+// An older kernel: each state after a flush, and no more.
+func TestOlderKernel(t *testing.T) {
+	vm.Require(t)
+	if !long() {
+		t.Skip("an older kernel: in make test-long only")
+	}
+	for _, k := range []kind{ext4, xfs, btrfs} {
+		t.Run(k.name, func(t *testing.T) {
+			t.Parallel()
+			replay(t, newRig(t, k, vm.Bookworm, machine.Program(t, "liveupd")))
+		})
+	}
+}
+
 func suites(t *testing.T, k kind) {
 	vm.Require(t)
 	t.Parallel()
-	r := newRig(t, k, machine.Program(t, "liveupd"))
+	r := newRig(t, k, vm.Trixie, machine.Program(t, "liveupd"))
 	t.Run("replay", func(t *testing.T) { replay(t, r) })
 	s := save(t, r)
 	t.Run("cuts", func(t *testing.T) { pull(t, s) })

@@ -54,16 +54,16 @@ type rig struct {
 	initrd   string
 }
 
-// newRig makes the disks, and an initramfs with this liveupd. What it makes goes with the test.
-func newRig(t *testing.T, k kind, liveupd string) *rig {
+// newRig makes the disks, and an initramfs with this liveupd for this kernel. What it makes goes with the test.
+func newRig(t *testing.T, k kind, kernel, liveupd string) *rig {
 	t.Helper()
 	vm.Require(t)
 	dir := makeDir(t)
 	r := &rig{kind: k, dir: dir, mnt: filepath.Join(dir, "mnt"), recover: machine.Program(t, "liveupd-recover")}
 	r.base, r.source = r.path("base"), r.path("source")
-	r.kernel, _ = vm.Kernel(t)
+	r.kernel, _ = vm.KernelOf(t, kernel)
 	r.initrd = vm.Initramfs(t, vm.Contents{
-		Init: buildGuest(t), Programs: []string{liveupd, r.recover}, Modules: append([]string{"virtio_pci", "virtio_blk"}, k.modules...),
+		Init: buildGuest(t), Programs: []string{liveupd, r.recover}, Modules: append([]string{"virtio_pci", "virtio_blk"}, k.modules...), Kernel: kernel,
 	})
 	if err := os.Mkdir(r.mnt, 0o700); err != nil {
 		t.Fatal(err)

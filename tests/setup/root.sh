@@ -1,10 +1,10 @@
 #!/bin/bash
 # Prints the path of a cached Debian root, after making it where there is none.
 #
-#   root.sh bookworm|trixie|small|vm
+#   root.sh bookworm|trixie|small|vm|vm-bookworm
 #
 # small is bookworm with nginx only, for `make run`; vm is trixie with a kernel and what
-# builds its initrd, for virtual machines.
+# builds its initrd, for virtual machines, vm-bookworm just an older kernel for them.
 #
 # The roots hold the release's own versions (suite "main" only, neither updates
 # nor security), so that the security archive has real upgrades for them. They
@@ -33,7 +33,11 @@ vm)
 	suite=trixie
 	packages="linux-image-cloud-amd64 initramfs-tools udev zstd e2fsprogs xfsprogs btrfs-progs kexec-tools busybox cron openssh-server iproute2 procps"
 	;;
-*) die "usage: root.sh bookworm|trixie|small|vm" ;;
+vm-bookworm)
+	suite=bookworm
+	packages=linux-image-cloud-amd64
+	;;
+*) die "usage: root.sh bookworm|trixie|small|vm|vm-bookworm" ;;
 esac
 
 recipe=1 # raise it when the steps below change

@@ -28,6 +28,8 @@ type Contents struct {
 	// /modules, and /modules/order names the files in the order in which they are to be loaded.
 	// What the kernel has built in is passed over.
 	Modules []string
+	// Kernel is the cached root that they are from; Trixie where it is empty.
+	Kernel string
 }
 
 // Initramfs makes an initramfs without any distribution in it: it boots in two or three
@@ -79,7 +81,10 @@ func (c Contents) write(t testing.TB, a *archive) error {
 			files[dir] = entry{mode: fs.ModeDir | 0o755}
 		}
 	}
-	_, dir := Kernel(t)
+	if c.Kernel == "" {
+		c.Kernel = Trixie
+	}
+	_, dir := KernelOf(t, c.Kernel)
 	modules, err := resolve(dir, c.Modules)
 	if err != nil {
 		return err
