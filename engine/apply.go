@@ -116,6 +116,7 @@ func baseEqual(entries iter.Seq2[string, *change.Node], base *catalog.Base) bool
 
 // carryOut stages, validates, commits, restarts and verifies p.
 func (r *run) carryOut(ctx context.Context) (err error) {
+	defer r.s.holdShutdown(ctx, "an update is being applied")()
 	if err := r.s.openVolumes(r.p.delta); err != nil {
 		return r.failedBefore(err, nil)
 	}

@@ -158,6 +158,7 @@ func (s *session) rollbackOne(ctx context.Context, g change.Generation, report *
 	if err := s.openVolumes(p.delta); err != nil {
 		return err
 	}
+	defer s.holdShutdown(ctx, "an update is being rolled back")()
 	// No way back from here: a rollback that stops half-way helps nobody.
 	defer ev.goOn(ctx, "half a rollback helps nobody")()
 	ctx = context.WithoutCancel(ctx)
@@ -363,6 +364,7 @@ func (s *session) resume(ctx context.Context, tx *transact.Tx, plan *change.Plan
 			after = slices.DeleteFunc(after, func(st change.Step) bool { return st == res.Step })
 		}
 	}
+	defer s.holdShutdown(ctx, "an update that was cut short is being finished")()
 	defer ev.goOn(ctx, "past the commit point")()
 	return r.finish(context.WithoutCancel(ctx), done, after)
 }

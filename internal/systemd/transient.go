@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"runtime"
 	"strings"
@@ -123,8 +124,9 @@ func (t *Transient) properties(descriptors bool) []sdbus.Property {
 		prop("OOMScoreAdjust", int32(-900)),
 		prop("CollectMode", "inactive-or-failed"),
 		prop("StartLimitIntervalUSec", uint64(0)),
-		// A shutdown waits for a commit to finish.
-		prop("TimeoutStopUSec", uint64((10 * time.Minute).Microseconds())),
+		// A power-off, reboot, kexec or soft-reboot waits for a commit to finish, and for
+		// what runs after it; each of their targets has a limit of its own (30 minutes).
+		prop("TimeoutStopUSec", uint64(math.MaxUint64)),
 	}
 	if t.Slice != "" {
 		props = append(props, sdbus.PropSlice(t.Slice))
