@@ -165,9 +165,13 @@ func person(w io.Writer, root string, late bool, rec recovered, cause error) {
 	if hint, ok := errors.AsType[*change.HintError](cause); ok {
 		fmt.Fprintf(w, "                %s\n", hint.Hint)
 	}
-	leave := "leave this shell (type: exit), and the machine boots on"
+	leave, locked := "leave this shell (type: exit), and the machine boots on", ""
 	if late {
 		leave = "start the machine anew:   systemctl reboot"
+		locked = `
+     No shell, because the root account is locked? Boot with
+     systemd.setenv=SYSTEMD_SULOGIN_FORCE=1 on the kernel's command line.
+`
 	}
 	fmt.Fprintf(w, `
 What to do:
@@ -181,8 +185,8 @@ What to do:
   4. If it does not: save %s, and put the machine back from
      a backup or another image. What was replaced lies in %s/up.
      To boot what is there, as it is: liveupd.recover=0 on the kernel's command line.
-
-`, own(), root, leave, filepath.Join(root, transact.Dir), tx)
+%s
+`, own(), root, leave, filepath.Join(root, transact.Dir), tx, locked)
 }
 
 // own is how this program is called from the shell that a person gets.

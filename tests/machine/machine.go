@@ -32,6 +32,8 @@ type Options struct {
 	Programs []string
 	// Free is the room on the root file system, in bytes; 600 MiB if 0.
 	Free int64
+	// Emergency: the boot may end in the emergency target.
+	Emergency bool
 	// Boot options of systemd-nspawn beside the usual ones.
 	Nspawn []string
 }
@@ -252,7 +254,7 @@ func (m *Machine) awaitBoot() error {
 		out, _ := cmd.Output() // it exits 1 for all but "running"
 		cancel()
 		state = strings.TrimSpace(string(out))
-		if state == "running" || state == "degraded" {
+		if state == "running" || state == "degraded" || m.o.Emergency && state == "maintenance" {
 			return nil
 		}
 	}

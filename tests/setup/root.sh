@@ -31,7 +31,7 @@ small)
 	;;
 vm)
 	suite=trixie
-	packages="linux-image-cloud-amd64 initramfs-tools udev zstd e2fsprogs xfsprogs btrfs-progs kexec-tools busybox cron openssh-server iproute2 procps"
+	packages="linux-image-cloud-amd64 initramfs-tools dracut-core udev zstd e2fsprogs xfsprogs btrfs-progs kexec-tools busybox cron openssh-server iproute2 procps"
 	;;
 vm-bookworm)
 	suite=bookworm
