@@ -234,6 +234,7 @@ func (s *session) unpackOnce(ctx context.Context, u *unpacked, in *os.File, name
 	u.index = new(catalog.Index)
 	ev.progress("unpacking", 0, st.Size(), "bytes", "")
 	res, err := tarball.Unpack(ctx, s.k, in, name, dest, tarball.Options{
+		ID: tarball.IDsFrom(s.accounts("passwd"), s.accounts("group")),
 		Progress: func(p tarball.Progress) { ev.bytes("unpacking", p.Entries, p.Read, st.Size()) },
 		Record: func(_ string, n *change.Node) {
 			if n.Type == change.Regular {
@@ -251,6 +252,31 @@ func (s *session) unpackOnce(ctx context.Context, u *unpacked, in *os.File, name
 	u.note = unpackNote{Digest: res.Digest.String(), Implied: res.Implied, Warnings: res.Warnings}
 	u.setImplied()
 	return u.save(name)
+}
+
+// accounts reads the root's passwd or group: GNU tar writes ACLs by name. Where there is
+// none, an archive that needs it is refused by that name.
+func (s *session) accounts(name string) []byte {
+	for _, vol := range slices.Backward(s.vols) {
+		if vol.Mount != "/" && vol.Mount != "/etc" {
+			continue
+		}
+		at := "etc/" + name
+		if vol.Mount == "/etc" {
+			at = name
+		}
+		f, err := sys.OpenRegular(vol.Dir, at, sys.ResolveBeneath|sys.ResolveNoSymlinks)
+		if err != nil {
+			continue
+		}
+		b := make([]byte, min(f.Size(), maxNote))
+		n, err := f.ReadAt(b, 0)
+		f.Close()
+		if err == nil || errors.Is(err, io.EOF) {
+			return b[:n]
+		}
+	}
+	return nil
 }
 
 func (u *unpacked) setImplied() {
