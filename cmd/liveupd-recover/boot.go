@@ -19,11 +19,13 @@ import (
 
 // Where this boot's recoveries are noted: /run goes from the initrd to the
 // system, stays over a soft-reboot, and ends with the boot.
-const (
+var (
 	bootNote    = "/run/liveupd/recovered-at-boot"
 	startedAnew = "/run/liveupd/started-anew"
-	notesDir    = "/run/liveupd/read-only"
 )
+
+// notesDir is the engine's: who comes next puts back what a killed one owes.
+const notesDir = "/run/liveupd/read-only"
 
 // off tells whether somebody wants to boot without: liveupd.recover=0 on the kernel's
 // command line.

@@ -19,6 +19,12 @@ import (
 func crashed(t *testing.T, renames int) (root, id string) {
 	t.Helper()
 	root = t.TempDir()
+	return root, crash(t, root, renames)
+}
+
+// crash lets an update of root die after a number of renames.
+func crash(t *testing.T, root string, renames int) (id string) {
+	t.Helper()
 	content := t.TempDir()
 	must := func(err error) {
 		t.Helper()
@@ -62,7 +68,7 @@ func crashed(t *testing.T, renames int) (root, id string) {
 	if _, err := tx.Commit(context.Background()); err == nil {
 		t.Fatal("the commit did not die")
 	}
-	return root, tx.ID()
+	return tx.ID()
 }
 
 func TestRun(t *testing.T) {

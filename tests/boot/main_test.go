@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -104,8 +105,8 @@ func withMounted(t *testing.T, images map[string]string, do func(root string)) {
 			return
 		}
 		done = true
-		for i := len(mounts) - 1; i >= 0; i-- {
-			run(t, "umount", mounts[i])
+		for _, mount := range slices.Backward(mounts) {
+			run(t, "umount", mount)
 		}
 		for _, d := range devices {
 			run(t, "losetup", "--detach", d)
