@@ -13,7 +13,7 @@ import (
 	"github.com/liveupd/liveupd/tests/vm"
 )
 
-const limit = 5 * time.Minute
+const limit = 10 * time.Minute
 
 // probe is a unit of the test that tells on the console what the machine came up with.
 const probe = `[Unit]
