@@ -53,20 +53,21 @@ func main() {
 	size := flag.Int64("bytes", 200<<20, "their size in all")
 	files := flag.Int("files", 100000, "files of the root whose plan is empty")
 	cache := flag.String("cache", "/var/cache/liveupd", "where the file system's image lies")
+	roots := flag.String("roots", "/var/cache/liveupd/roots", "where the cached Debian roots lie")
 	only := flag.String("only", "", "one part alone: "+strings.Join(partNames, ", "))
 	asJSON := flag.Bool("json", false, "print the figures as JSON")
 	flag.Parse()
 	// An interrupt ends the running command; the file system goes all the same.
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if err := run(ctx, sizes{*liveupd, *runs, *changed, *files, *size, *cache}, *only, *asJSON); err != nil {
+	if err := run(ctx, sizes{*liveupd, *runs, *changed, *files, *size, *cache, *roots}, *only, *asJSON); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
 }
 
 // partNames are what -only takes, in the order in which they run.
-var partNames = []string{"apply", "plan", "barriers", "recovery", "verify"}
+var partNames = []string{"apply", "plan", "barriers", "recovery", "verify", "unpack"}
 
 // sizes are what is measured and how large.
 type sizes struct {
@@ -76,6 +77,7 @@ type sizes struct {
 	files   int
 	bytes   int64
 	cache   string
+	roots   string // where the cached Debian roots lie
 }
 
 func run(ctx context.Context, z sizes, only string, asJSON bool) (err error) {
@@ -102,6 +104,7 @@ func run(ctx context.Context, z sizes, only string, asJSON bool) (err error) {
 		"apply":    func() error { return b.apply(z.changed, z.bytes) },
 		"plan":     func() error { return b.emptyPlan(z.files) },
 		"barriers": func() error { return b.barriers(z.changed, z.bytes) },
+		"unpack":   func() error { return b.unpack(z.roots) },
 		"recovery": func() error {
 			return b.recovery([]int{z.changed / 10, z.changed, 4 * z.changed}, z.bytes/int64(z.changed)/4)
 		},

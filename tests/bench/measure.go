@@ -162,7 +162,7 @@ func swapWindow(out []byte) (float64, error) {
 // sameFiles compares each file of the update with the root's.
 func sameFiles(update, root string) error {
 	return filepath.WalkDir(update, func(path string, e fs.DirEntry, err error) error {
-		if err != nil || e.IsDir() {
+		if err != nil || !e.Type().IsRegular() {
 			return err
 		}
 		rel, err := filepath.Rel(update, path)
