@@ -31,7 +31,7 @@ func (e *Engine) verify(ctx context.Context, req Request, ev Events) (any, error
 	}
 	report.Warnings = append(report.Warnings, s.warnings...)
 	if report.Damaged > 0 {
-		return report, change.WithHint(fmt.Errorf("%d paths are not what the update laid down", report.Damaged),
+		return report, change.WithHint(fmt.Errorf("damage: %d of %d paths are not what the update laid down", report.Damaged, report.Checked),
 			"liveupd verify --repair puts them back")
 	}
 	return report, nil
