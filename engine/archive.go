@@ -234,7 +234,7 @@ func (s *session) unpackOnce(ctx context.Context, u *unpacked, in *os.File, name
 	u.index = new(catalog.Index)
 	ev.progress("unpacking", 0, st.Size(), "bytes", "")
 	res, err := tarball.Unpack(ctx, s.k, in, name, dest, tarball.Options{
-		ID: tarball.IDsFrom(s.accounts("passwd"), s.accounts("group")),
+		ID:       tarball.IDsFrom(s.accounts("passwd"), s.accounts("group")),
 		Progress: func(p tarball.Progress) { ev.bytes("unpacking", p.Entries, p.Read, st.Size()) },
 		Record: func(_ string, n *change.Node) {
 			if n.Type == change.Regular {

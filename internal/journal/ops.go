@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"iter"
+	"slices"
 
 	"github.com/liveupd/liveupd/change"
 )
@@ -127,7 +128,7 @@ func (o *Ops) Where(marks Mark) iter.Seq2[*Op, error] {
 // Backward is Where in the reverse order.
 func (o *Ops) Backward(marks Mark) iter.Seq2[*Op, error] {
 	return func(yield func(*Op, error) bool) {
-		for i := len(o.marks) - 1; i >= 0; i-- {
+		for i := range slices.Backward(o.marks) {
 			if !o.give(i, marks, yield) {
 				return
 			}
