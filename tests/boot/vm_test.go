@@ -149,6 +149,7 @@ func (d *disk) boot(t *testing.T, initrd, append string) (up []string, console s
 	t.Logf("up after %v: %s", time.Since(began).Round(time.Second), match[0])
 	m.Wait(limit)
 	withMounted(t, map[string]string{"/": image}, func(root string) {
+		t.Logf("the disk's state is %q", state(root))
 		if s := state(root); s != "swapped" && s != "verified" {
 			t.Errorf("the disk's state is %q", s)
 		}
