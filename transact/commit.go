@@ -131,7 +131,7 @@ func (t *Tx) undo(m *mover, cause error) error {
 // stuck is for what only a recovery can finish.
 func (t *Tx) stuck(err error) error {
 	return change.WithHint(fmt.Errorf("transaction %s is unfinished: %w: %w", t.ID(), change.ErrNeedsPerson, err),
-		"look at the disk, then run liveupd recover")
+		"see the kernel's log for what the disk reports; when it works again, liveupd recover, or the next boot, makes the tree whole")
 }
 
 // back reverses everything and makes that durable.
