@@ -106,10 +106,14 @@ func (w *worker) source(it *item) (dir *sys.FD, name string, err error) {
 }
 
 // take moves a file of the source to its staged name; false: it has to be copied.
-func (w *worker) take(it *item, from *sys.FD, fromName string, n *change.Node) (bool, error) {
+func (w *worker) take(it *item, from *sys.FD, fromName string) (bool, error) {
 	t := w.g.t
-	if !t.takes || it.FromLive || n.Nlink != 1 || it.New.Digest.IsZero() || t.vols[it.vol].vol.ID != t.vols[0].vol.ID {
+	if !t.takes || it.FromLive || it.New.Digest.IsZero() || t.vols[it.vol].vol.ID != t.vols[0].vol.ID {
 		return false, nil
+	}
+	n, err := sys.Lstat(from, fromName)
+	if err != nil || n.Nlink != 1 || n.Type != change.Regular || n.Size != it.New.Size {
+		return false, nil //nolint:nilerr // the copy says what is wrong
 	}
 	dir, name, err := w.dirs.parent(t.vols[it.vol].dir, it.staged)
 	if err != nil {
@@ -126,12 +130,20 @@ func (w *worker) take(it *item, from *sys.FD, fromName string, n *change.Node) (
 	if err != nil {
 		return false, err
 	}
+	// What was unpacked has its attributes already; only a label is the root's own.
+	if n.Mode == it.New.Mode && n.UID == it.New.UID && n.GID == it.New.GID && n.MtimeNS == it.New.MtimeNS &&
+		(label == nil || it.New.Xattrs[selinux] != nil) {
+		return true, nil
+	}
 	return true, setMeta(t.s.k, dir, name, it.New, label)
 }
 
 func (w *worker) copy(it *item) error {
 	fromDir, fromName, err := w.source(it)
 	if err != nil {
+		return err
+	}
+	if taken, err := w.take(it, fromDir, fromName); taken || err != nil {
 		return err
 	}
 	// O_NONBLOCK: what was a file may be a FIFO by now.
@@ -146,9 +158,6 @@ func (w *worker) copy(it *item) error {
 	}
 	if before.Type != change.Regular || before.Size != it.New.Size {
 		return fmt.Errorf("the source is not what was planned: %s of %d bytes, not file of %d: %w", before.Type, before.Size, it.New.Size, change.ErrDrift)
-	}
-	if taken, err := w.take(it, fromDir, fromName, before); taken || err != nil {
-		return err
 	}
 	k := w.g.t.s.k
 	dir, name, err := w.dirs.parent(w.g.t.vols[it.vol].dir, it.staged)

@@ -41,9 +41,16 @@ func startAnew(id string, console io.Writer) error {
 		// Without the note a second one could follow. The journal says that all is done, so none will.
 		fmt.Fprintf(console, "liveupd-recover: %v\n", err)
 	}
-	terms := make(chan os.Signal, 1)
+	terms := make(chan os.Signal, 1) // one that came while nobody looked stays in it
 	signal.Notify(terms, syscall.SIGTERM)
 	if out, err := exec.Command("systemctl", "--no-block", verb).CombinedOutput(); err != nil {
+		// The request may end systemctl, which is in our unit, before it has heard that it
+		// was taken: then it ends us as well.
+		select {
+		case <-terms:
+			return nil
+		case <-time.After(10 * time.Second):
+		}
 		return fmt.Errorf("cannot start the machine anew: systemctl %s: %w: %s", verb, err, strings.TrimSpace(string(out)))
 	}
 	select {

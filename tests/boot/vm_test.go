@@ -145,7 +145,7 @@ func (d *disk) boot(t *testing.T, initrd, append string) (up []string, console s
 		Kernel: d.kernel, Initrd: initrd, MemoryMB: 1024, Drives: []vm.Drive{{Path: image}},
 		Append: "root=/dev/vda ro panic=-1 systemd.show_status=yes systemd.mask=serial-getty@ttyS0.service " + append,
 	})
-	match := m.WaitFor(`UP new=(\d+) root=(\w*) unit=(\S*) soft=(\d*)`, limit)
+	match := m.WaitFor(`UP new=(\d+) root=(\w*) unit=(\S*) soft=(\d*)\r?\n`, limit)
 	t.Logf("up after %v: %s", time.Since(began).Round(time.Second), match[0])
 	m.Wait(limit)
 	withMounted(t, map[string]string{"/": image}, func(root string) {
