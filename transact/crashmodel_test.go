@@ -3,10 +3,8 @@ package transact
 import (
 	"fmt"
 	"maps"
-	"math/rand/v2"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -24,13 +22,16 @@ import (
 // pins is the file systems' difference:
 //
 //	journalled  ext4 (data=ordered), xfs: one log. Any fsync forces the whole log, so
-//	            names and metadata persist in the order of the calls; data of files
-//	            that were not synced may be missing: zeros, or a shorter file
+//	            names and metadata persist in the order of the calls, up to some moment;
+//	            data of files that were not synced may be missing: zeros, a shorter file,
+//	            half of a write
 //	logged      btrfs: a transaction commit persists all up to one moment, and the log
-//	            tree what a later fsync asked for: one inode with its names,
-//	            ahead of all that came between
+//	            tree what later fsyncs of anybody asked for: an inode with its names,
+//	            or a folder, ahead of all that came between
 //	any         none of that: names, metadata and data persist in any order, and a
 //	            sync pins only what it names. What holds here holds on all of them
+//
+// Each volume crashes at a moment of its own.
 type crashModel string
 
 const (
@@ -60,6 +61,7 @@ type effect struct {
 	gives uint64   // mkdir: the folder's inode
 	slot  func() uint64
 	whole bool // of a sync: the whole file system
+	made  bool // the recorder made the call itself
 	undo  func(variant int) error
 }
 
@@ -76,8 +78,8 @@ type recorder struct {
 	states  int // that were written
 	effects []effect
 	open    []*sys.FD
-	// committed is the call after which Commit had returned.
-	committed int64
+	// promised: the act has returned, and what it promises must outlive a crash.
+	promised bool
 }
 
 func (r *recorder) close() {
@@ -88,9 +90,12 @@ func (r *recorder) close() {
 }
 
 func (r *recorder) dup(fd *sys.FD) *sys.FD {
-	n, err := syscall.Dup(fd.Int())
-	must(r.t, err)
-	out := sys.NewFD(n, fd.Name())
+	// Not for the programs that other tests run meanwhile.
+	n, _, errno := syscall.Syscall(syscall.SYS_FCNTL, uintptr(fd.Int()), syscall.F_DUPFD_CLOEXEC, 0)
+	if errno != 0 {
+		r.t.Fatalf("cannot duplicate %s: %v", fd.Name(), errno)
+	}
+	out := sys.NewFD(int(n), fd.Name())
 	r.open = append(r.open, out)
 	return out
 }
@@ -132,6 +137,7 @@ func (r *recorder) hook(c sys.Call) sys.Fault {
 	if e, ok := r.effect(c); ok {
 		e.call, e.what = int(r.calls), fmt.Sprintf("%s %s %s", c.Name, c.Path, c.To)
 		r.effects = append(r.effects, e)
+		return sys.Fault{Skip: e.made}
 	}
 	return sys.Fault{}
 }
@@ -237,7 +243,24 @@ func (r *recorder) unlink(c sys.Call) (effect, bool) {
 	}
 	dir := r.dup(c.Dir)
 	if n.IsDir() {
-		return r.entry(func(int) error { return straight.Mkdir(dir, c.Path, n.Mode) }, dir, c.Path), true
+		// It goes aside instead: what comes back must be the same object, which descriptors
+		// of earlier effects lead to.
+		kept := fmt.Sprint("dir", len(r.effects))
+		sub, err := sys.OpenAt(dir, c.Path, sys.OpenRead|sys.OpenDir|sys.OpenNoLink, resolve)
+		must(r.t, err)
+		defer sub.Close()
+		if names, err := sys.ReadDirNames(sub); err != nil || len(names) > 0 {
+			return effect{}, false // the call fails
+		}
+		stash, err := sys.OpenRoot(r.stash)
+		must(r.t, err)
+		defer stash.Close()
+		if err := straight.Rename(dir, c.Path, stash, kept, sys.RenameNoReplace); err != nil {
+			return effect{}, false
+		}
+		e := r.entry(func(int) error { return r.putBack(kept, dir, c.Path) }, dir, c.Path)
+		e.made = true
+		return e, true
 	}
 	kept := r.keep(dir, c.Path)
 	return r.entry(func(int) error { return r.putBack(kept, dir, c.Path) }, dir, c.Path), true
@@ -245,8 +268,10 @@ func (r *recorder) unlink(c sys.Call) (effect, bool) {
 
 // The ways in which data that did not reach the disk are missing.
 const (
-	zeros = iota
-	shorter
+	zeros   = iota
+	shorter // the file ends where the write began
+	torn    // its first half is there
+	variants
 )
 
 func (r *recorder) data(c sys.Call) effect {
@@ -258,11 +283,15 @@ func (r *recorder) data(c sys.Call) effect {
 		if err != nil {
 			return err
 		}
+		from := n.Size
+		if variant == torn {
+			from += int64(c.Len / 2)
+		}
 		if variant == shorter {
 			err = syscall.Ftruncate(f.Int(), n.Size)
-		} else if left := min(int64(c.Len), now.Size-n.Size); left > 0 {
+		} else if left := min(n.Size+int64(c.Len), now.Size) - from; left > 0 {
 			// The descriptor may be one for appending: pwrite would not heed the offset.
-			if err = syscall.Fallocate(f.Int(), 0x03 /* PUNCH_HOLE | KEEP_SIZE */, n.Size, left); err != nil {
+			if err = syscall.Fallocate(f.Int(), 0x03 /* PUNCH_HOLE | KEEP_SIZE */, from, left); err != nil {
 				return err
 			}
 		}
@@ -335,137 +364,4 @@ func openXattrs(t testing.TB, f *sys.FD) map[string][]byte {
 		out[key] = val[:n:n]
 	}
 	return out
-}
-
-// pinned tells for each effect whether a sync has made it durable.
-func pinned(effects []effect, model crashModel) []bool {
-	out := make([]bool, len(effects))
-	for s, sync := range effects {
-		if sync.kind != syncEffect {
-			continue
-		}
-		for i := range s {
-			e := &effects[i]
-			if e.vol != sync.vol {
-				continue
-			}
-			switch {
-			case sync.whole, e.kind == syncEffect:
-				out[i] = true
-			case e.kind == entryEffect && slices.Contains(e.dirs, sync.inode),
-				e.kind != entryEffect && e.inode == sync.inode:
-				out[i] = true
-			case model == journalled && e.kind != dataEffect:
-				out[i] = true
-			}
-		}
-		out[s] = true
-	}
-	return out
-}
-
-// closure adds to a set what cannot be there without it. false: some of that is pinned,
-// so the set is no state of any disk.
-func closure(effects []effect, pins []bool, drop map[int]bool) bool {
-	for i := range effects {
-		if !drop[i] || effects[i].kind == dataEffect {
-			continue
-		}
-		for j := i + 1; j < len(effects); j++ {
-			e := &effects[j]
-			depends := e.kind != dataEffect && slices.ContainsFunc(e.keys, func(k string) bool { return slices.Contains(effects[i].keys, k) }) ||
-				e.kind == entryEffect && effects[i].gives != 0 && slices.Contains(e.dirs, effects[i].gives)
-			if !depends || drop[j] {
-				continue
-			}
-			if pins[j] {
-				return false
-			}
-			drop[j] = true
-		}
-	}
-	return true
-}
-
-// choose makes the j-th set of effects that a crash loses, and how data are missing.
-func choose(effects []effect, model crashModel, j int, rnd *rand.Rand) (drop map[int]bool, variant int, ok bool) {
-	pins := pinned(effects, model)
-	var loose, data []int
-	for i := range effects {
-		switch {
-		case pins[i] || effects[i].kind == syncEffect:
-		case effects[i].kind == dataEffect:
-			data = append(data, i)
-		default:
-			loose = append(loose, i)
-		}
-	}
-	drop = map[int]bool{}
-	variant = rnd.IntN(2)
-	lose := func(list []int, likely float64) {
-		for _, i := range list {
-			if rnd.Float64() < likely {
-				drop[i] = true
-			}
-		}
-	}
-	switch model {
-	case journalled:
-		// What the log lacks at its end is another crash point's matter.
-		if j == 0 {
-			lose(data, 1)
-		} else {
-			lose(data, rnd.Float64())
-		}
-	case logged:
-		if len(loose) == 0 {
-			lose(data, rnd.Float64())
-			break
-		}
-		from := rnd.IntN(len(loose))
-		about := effects[loose[from+rnd.IntN(len(loose)-from)]]
-		for _, i := range loose[from:] {
-			e := effects[i]
-			same := e.inode != 0 && e.inode == about.inode || len(about.dirs) > 0 && slices.Contains(e.dirs, about.dirs[0])
-			if !same {
-				drop[i] = true
-			}
-		}
-		lose(data, rnd.Float64())
-	case anyOrder:
-		switch {
-		case j < len(loose): // each one alone
-			drop[loose[j]] = true
-		case j == len(loose):
-			lose(slices.Concat(loose, data), 1)
-		default:
-			likely := rnd.Float64()
-			lose(loose, likely)
-			lose(data, likely)
-		}
-	}
-	// Of one file, what was written later is lost first.
-	for i := range drop {
-		if effects[i].kind != dataEffect {
-			continue
-		}
-		for _, k := range data {
-			if k > i && effects[k].inode == effects[i].inode {
-				drop[k] = true
-			}
-		}
-	}
-	return drop, variant, closure(effects, pins, drop)
-}
-
-// lose makes the effects of a set unhappen, the last one first.
-func lose(effects []effect, drop map[int]bool, variant int) error {
-	for i := range slices.Backward(effects) {
-		if drop[i] {
-			if err := effects[i].undo(variant); err != nil {
-				return fmt.Errorf("%s: %w", effects[i].what, err)
-			}
-		}
-	}
-	return nil
 }

@@ -52,23 +52,21 @@ func crashTemplate(t testing.TB, base string) *template {
 	}
 	age(t, r.live, oldTime)
 	age(t, r.src, newTime)
-	return &template{dir: dir, old: snapshot(t, r.live), new: snapshot(t, r.src), mounts: []string{"/", "/var", "/boot"}}
+	return &template{dir: dir, old: snapshot(t, r.live), new: snapshot(t, r.src), mounts: []string{"/", "/var", "/boot"}, src: r.nodes(r.src)}
 }
 
-// crash applies an update up to a call, loses power there, and gives what was recorded.
-func (tp *template) crash(t testing.TB, base string, until int64, with func(*recorder)) (*rig, *recorder) {
+// crash runs an act up to a call, loses power there, and gives what was recorded.
+func (tp *template) crash(t testing.TB, base string, a act, until int64, with func(*recorder)) (*rig, *recorder) {
 	t.Helper()
 	r := tp.instance(t, filepath.Join(base, "run"))
+	must(t, a.before(r))
 	rec := &recorder{t: t, root: r.live, mounts: tp.mounts, stash: filepath.Join(base, "stash"), until: until}
 	must(t, os.RemoveAll(rec.stash))
 	must(t, os.Mkdir(rec.stash, 0o700))
 	if with != nil {
 		with(rec)
 	}
-	s, done, err := r.openWith(sys.WithHook(rec.hook))
-	must(t, err)
-	defer done()
-	_ = r.applyNoting(s, r.compare(), func() { rec.committed = rec.calls })
+	_ = a.run(r, sys.WithHook(rec.hook), func() { rec.promised = true })
 	// The last call's folder, if it made one.
 	rec.until = 0
 	rec.hook(sys.Call{})
@@ -76,7 +74,13 @@ func (tp *template) crash(t testing.TB, base string, until int64, with func(*rec
 }
 
 // applyNoting is apply; it says when Commit has returned.
-func (r *rig) applyNoting(s *Store, d *change.Delta, committed func()) error {
+func (r *rig) applyNoting(k *sys.Kernel, committed func()) error {
+	s, done, err := r.openWith(k)
+	if err != nil {
+		return err
+	}
+	defer done()
+	d := r.compare()
 	tx, err := s.Begin(Header{Source: "tree:" + r.src})
 	if err != nil {
 		return err
@@ -102,7 +106,8 @@ func (r *rig) applyNoting(s *Store, d *change.Delta, committed func()) error {
 }
 
 // settle recovers what a crash left, by the way given, and judges it; "" is right.
-func (tp *template) settle(t testing.TB, r *rig, mustBeNew bool, recovery func() (Recovery, error)) (problem string) {
+// want is the tree that was promised, "" for none yet.
+func (tp *template) settle(t testing.TB, r *rig, want string, recovery func() (Recovery, error)) (problem string) {
 	t.Helper()
 	found, err := recovery()
 	if err != nil {
@@ -112,32 +117,60 @@ func (tp *template) settle(t testing.TB, r *rig, mustBeNew bool, recovery func()
 	switch {
 	case v != "old" && v != "new":
 		return fmt.Sprintf("recovery %+v left %s", found, v)
-	case mustBeNew && v != "new":
-		return "the commit had returned, and the tree is the old one"
+	case want != "" && v != want:
+		return fmt.Sprintf("the call had returned and promised the %s tree, and it is the %s one", want, v)
 	case found.Tree != "" && found.Tree != v:
 		return fmt.Sprintf("recovery says the %s tree, it is the %s one", found.Tree, v)
 	}
 	return ""
 }
 
-// explore tries crash states of a model and gives the first problem of a state.
-func (tp *template) explore(t *testing.T, base string, model crashModel, points []int64, each int, s uint64, with func(*recorder)) (states, mixtures int, problem string) {
+// explorer tries crash states of a model.
+type explorer struct {
+	tp    *template
+	base  string
+	act   act
+	model crashModel
+	seed  uint64
+	each  int  // states drawn for each crash point
+	all   bool // also all that are not drawn; else they are a half of each
+	with  func(*recorder)
+	// states that were tried, and those that were mixtures before recovery.
+	states, mixtures int
+}
+
+// explore gives the first problem of a state; "" where there is none.
+func (x *explorer) explore(t *testing.T, points []int64) (problem string) {
 	t.Helper()
 	for _, n := range points {
-		for j := range each {
-			rnd := rand.New(rand.NewPCG(s, uint64(n)<<20|uint64(j)))
-			r, rec := tp.crash(t, base, n, with)
-			drop, variant, ok := choose(rec.effects, model, j, rnd)
+		limit := x.each
+		for i := 0; i < limit; i++ {
+			rnd := rand.New(rand.NewPCG(x.seed, uint64(n)<<20|uint64(i)))
+			r, rec := x.tp.crash(t, x.base, x.act, n, x.with)
+			c := newChooser(rec.effects, x.model)
+			fixed, j := c.systematic(), i
+			switch {
+			case x.all:
+				limit = fixed + x.each
+			case i%2 == 0:
+				j = rnd.IntN(fixed)
+			default:
+				j = fixed
+			}
+			l, ok := c.choose(j, rnd)
 			if ok {
-				if err := lose(rec.effects, drop, variant); err != nil {
+				if err := lose(rec.effects, l); err != nil {
 					rec.close()
-					t.Fatalf("%s: crash after call %d, state %d: cannot be made: %v", model, n, j, err)
+					t.Fatalf("%s: crash of %s after call %d, state %d: cannot be made: %v", x.model, x.act.name, n, i, err)
 				}
 			}
-			mustBeNew := rec.committed > 0
-			what := fmt.Sprintf("%s: crash after call %d, state %d of seed %d, %d effects lost", model, n, j, s, len(drop))
-			for i := range drop {
-				if len(drop) <= 5 {
+			want := ""
+			if rec.promised {
+				want = x.act.want
+			}
+			what := fmt.Sprintf("%s: crash of %s after call %d, state %d of seed %d, %d effects lost", x.model, x.act.name, n, i, x.seed, len(l.drop))
+			for i := range l.drop {
+				if len(l.drop) <= 5 {
 					what += "; " + rec.effects[i].what
 				}
 			}
@@ -145,28 +178,30 @@ func (tp *template) explore(t *testing.T, base string, model crashModel, points 
 			if !ok {
 				continue
 			}
-			states++
-			if v := verdict(tp.old, tp.new, snapshot(t, r.live)); v != "old" && v != "new" {
-				mixtures++
+			x.states++
+			if which(x.tp.old, x.tp.new, snapshot(t, r.live)) == "a mixture" {
+				x.mixtures++
 			}
-			if p := tp.settle(t, r, mustBeNew, func() (Recovery, error) { return r.recoverNow(nil) }); p != "" {
-				return states, mixtures, what + ": " + p
+			if p := x.tp.settle(t, r, want, func() (Recovery, error) { return r.recoverNow(nil) }); p != "" {
+				return what + ": " + p
 			}
+			after := snapshot(t, r.live)
 			if _, err := r.recoverNow(nil); err != nil {
-				return states, mixtures, what + ": second recovery: " + err.Error()
+				return what + ": second recovery: " + err.Error()
 			}
+			sameTree(t, what+": the second recovery changed the tree", after, snapshot(t, r.live))
 		}
 	}
-	return states, mixtures, ""
+	return ""
 }
 
 // trace is a whole run: how many calls it makes and where its phases begin.
 type trace struct{ calls, prepared, swap, swapped int64 }
 
-func (tp *template) trace(t *testing.T, base string) trace {
+func (tp *template) trace(t *testing.T, base string, a act) trace {
 	var tr trace
 	var rec *recorder
-	_, rec = tp.crash(t, base, 1<<40, func(rec *recorder) {
+	_, rec = tp.crash(t, base, a, 1<<40, func(rec *recorder) {
 		rec.skip = func(c sys.Call, states int) bool {
 			switch {
 			case c.Name == "syncfs" && states == 1 && tr.prepared == 0:
@@ -180,6 +215,9 @@ func (tp *template) trace(t *testing.T, base string) trace {
 		}
 	})
 	tr.calls = rec.calls
+	if !rec.promised {
+		t.Fatalf("%s without a crash did not go through", a.name)
+	}
 	rec.close()
 	return tr
 }
@@ -201,34 +239,47 @@ func between(from, to int64, most int, rnd *rand.Rand) []int64 {
 
 func TestCrashStates(t *testing.T) {
 	s := seed(t)
-	rnd := rand.New(rand.NewPCG(s, 0))
 	for _, model := range []crashModel{journalled, logged, anyOrder} {
 		t.Run(string(model), func(t *testing.T) {
 			t.Parallel()
 			base := fastBase(t)
 			tp := crashTemplate(t, base)
-			tr := tp.trace(t, base)
-			early, late, tail, each := 3, 12, 4, 4
-			if long() {
-				early, late, tail, each = 150, 1000, 100, 12
-				if model == anyOrder {
-					each = 60
+			rnd := rand.New(rand.NewPCG(s, 0))
+			for i, act := range acts {
+				tr := tp.trace(t, base, act)
+				x := &explorer{tp: tp, base: base, act: act, model: model, seed: s, each: 4}
+				few, many := 3, 12
+				if long() {
+					few, many, x.each = 60, 25, 24
 				}
-			}
-			if testing.Short() {
-				early, late, tail, each = 1, 4, 1, 2
-			}
-			// The swap matters most: every point of it in the long form.
-			points := between(1, tr.prepared, early, rnd)
-			points = append(points, between(tr.prepared, tr.swapped+8, late, rnd)...)
-			points = append(points, between(tr.swapped+8, tr.calls+1, tail, rnd)...)
-			states, mixtures, problem := tp.explore(t, base, model, points, each, s, nil)
-			if problem != "" {
-				t.Fatal(problem)
-			}
-			t.Logf("%s: %d crash points of %d calls, %d states, %d of them mixtures before recovery", model, len(points), tr.calls, states, mixtures)
-			if mixtures == 0 && !testing.Short() {
-				t.Error("no state was a mixture before recovery: the suite does not reach the swap")
+				if testing.Short() {
+					few, many, x.each = 1, 4, 2
+				}
+				tried := 0
+				try := func(from, to int64, most int, all bool) {
+					x.all = all
+					points := between(from, to, most, rnd)
+					tried += len(points)
+					if problem := x.explore(t, points); problem != "" {
+						t.Fatal(problem)
+					}
+				}
+				if i == 0 {
+					try(1, tr.prepared, few, false)
+					// The swap matters most: every point of it in the long form.
+					most := many
+					if long() {
+						most = 1 << 30
+					}
+					try(tr.prepared, tr.swapped+8, most, long())
+					try(tr.swapped+8, tr.calls+1, few, false)
+				} else {
+					try(1, tr.calls+1, many, long())
+				}
+				t.Logf("%s: %s, %d crash points of %d calls, %d states, %d of them mixtures before recovery", model, act.name, tried, tr.calls, x.states, x.mixtures)
+				if x.mixtures == 0 && act.name == "apply" && !testing.Short() {
+					t.Error("no state was a mixture before recovery: the suite does not reach the swap")
+				}
 			}
 		})
 	}
@@ -238,31 +289,38 @@ func TestCrashStates(t *testing.T) {
 func TestCrashStatesWithoutProtection(t *testing.T) {
 	base := fastBase(t)
 	tp := crashTemplate(t, base)
-	tr := tp.trace(t, base)
+	tr := tp.trace(t, base, acts[0])
 	s := seed(t)
 	rnd := rand.New(rand.NewPCG(s, 1))
+	fsyncs := func(states int) func(*recorder) {
+		return func(r *recorder) {
+			r.skip = func(c sys.Call, n int) bool { return c.Name == "fsync" && n >= states }
+		}
+	}
 	for _, tt := range []struct {
-		name   string
-		from   int64
-		to     int64
-		remove func(*recorder)
+		name     string
+		act      act
+		from, to int64
+		remove   func(*recorder)
 	}{
-		{"without the barrier before the commit", tr.swap, tr.swapped, func(r *recorder) {
+		{"without the barrier before the commit", acts[0], tr.swap, tr.swapped, func(r *recorder) {
 			r.skip = func(c sys.Call, states int) bool { return c.Name == "syncfs" && states == 1 }
 		}},
-		{"without the barrier after the swap", tr.swapped + 4, tr.swapped + 8, func(r *recorder) {
+		{"without the barrier after the swap", acts[0], tr.swapped + 4, tr.swapped + 8, func(r *recorder) {
 			r.skip = func(c sys.Call, states int) bool { return c.Name == "syncfs" && states == 2 }
 		}},
-		{"without the commit's own record being durable", tr.swap, tr.swapped, func(r *recorder) {
-			r.skip = func(c sys.Call, states int) bool { return c.Name == "fsync" && states >= 1 }
+		{"without the commit's own record being durable", acts[0], tr.swap, tr.swapped, fsyncs(1)},
+		{"without the rollback's own record being durable", acts[1], 8, 60, fsyncs(0)},
+		{"without the barrier after the rollback", acts[1], 1 << 30, 1<<30 + 1, func(r *recorder) {
+			r.skip = func(c sys.Call, _ int) bool { return c.Name == "syncfs" }
 		}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			tried := 0
-			for range 40 {
-				points := between(tt.from, tt.to, 1, rnd)
-				states, _, problem := tp.explore(t, base, anyOrder, points, 70+rnd.IntN(3), rnd.Uint64(), tt.remove)
-				tried += states
+			for range 60 {
+				x := &explorer{tp: tp, base: base, act: tt.act, model: anyOrder, seed: rnd.Uint64(), each: 6, with: tt.remove}
+				problem := x.explore(t, between(tt.from, tt.to, 1, rnd))
+				tried += x.states
 				if problem != "" {
 					t.Logf("found after %d states: %.300s", tried, problem)
 					return
@@ -279,12 +337,12 @@ func TestCrashStatesWithoutProtection(t *testing.T) {
 func TestJournalThatCannotBeWritten(t *testing.T) {
 	base := fastBase(t)
 	tp := crashTemplate(t, base)
-	tr := tp.trace(t, base)
+	tr := tp.trace(t, base, acts[0])
 	for _, protected := range []bool{true, false} {
 		t.Run(fmt.Sprintf("synced %v", protected), func(t *testing.T) {
 			problems := 0
 			for n := tr.swap; n < tr.swapped; n += 9 {
-				r, rec := tp.crash(t, base, n, func(r *recorder) {
+				r, rec := tp.crash(t, base, acts[0], n, func(r *recorder) {
 					of := func(c sys.Call) bool { return c.Name == "fsync" && c.Path == journal.FileName }
 					if protected {
 						r.fail = func(c sys.Call, _ int) error {
@@ -307,9 +365,9 @@ func TestJournalThatCannotBeWritten(t *testing.T) {
 				if len(drop) == 0 {
 					t.Fatal("nothing was written to the journal")
 				}
-				must(t, lose(rec.effects, drop, zeros))
+				must(t, lose(rec.effects, loss{drop: drop, variant: zeros}))
 				rec.close()
-				if p := tp.settle(t, r, false, func() (Recovery, error) { return r.recoverNow(nil) }); p != "" {
+				if p := tp.settle(t, r, "", func() (Recovery, error) { return r.recoverNow(nil) }); p != "" {
 					problems++
 				}
 			}
@@ -375,28 +433,28 @@ func (tp *template) recoverTrustingOrder(r *rig) (Recovery, error) {
 func TestTrustingTheOrderOfRenamesIsWrong(t *testing.T) {
 	base := fastBase(t)
 	tp := crashTemplate(t, base)
-	tr := tp.trace(t, base)
+	tr := tp.trace(t, base, acts[0])
 	s := seed(t)
 	rnd := rand.New(rand.NewPCG(s, 2))
 	// What persists in the order of the calls it recovers rightly: the order is what it lacks.
 	for n := tr.swap; n < tr.swapped; n += 20 {
-		r, rec := tp.crash(t, base, n, nil)
+		r, rec := tp.crash(t, base, acts[0], n, nil)
 		rec.close()
-		if p := tp.settle(t, r, false, func() (Recovery, error) { return tp.recoverTrustingOrder(r) }); p != "" {
+		if p := tp.settle(t, r, "", func() (Recovery, error) { return tp.recoverTrustingOrder(r) }); p != "" {
 			t.Fatalf("in order, crash after call %d: %s", n, p)
 		}
 	}
 	for tried := range 200 {
-		r, rec := tp.crash(t, base, tr.swapped-1-rnd.Int64N((tr.swapped-tr.swap)/2), nil)
-		drop, variant, ok := choose(rec.effects, anyOrder, 1<<20, rnd)
+		r, rec := tp.crash(t, base, acts[0], tr.swapped-1-rnd.Int64N((tr.swapped-tr.swap)/2), nil)
+		l, ok := newChooser(rec.effects, anyOrder).choose(1<<20, rnd)
 		if ok {
-			must(t, lose(rec.effects, drop, variant))
+			must(t, lose(rec.effects, l))
 		}
 		rec.close()
 		if !ok {
 			continue
 		}
-		if p := tp.settle(t, r, false, func() (Recovery, error) { return tp.recoverTrustingOrder(r) }); p != "" {
+		if p := tp.settle(t, r, "", func() (Recovery, error) { return tp.recoverTrustingOrder(r) }); p != "" {
 			t.Logf("found after %d states: %.200s", tried+1, p)
 			return
 		}

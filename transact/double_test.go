@@ -3,25 +3,32 @@ package transact
 import (
 	"context"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 
 	"github.com/liveupd/liveupd/internal/journal"
 	"github.com/liveupd/liveupd/internal/sys"
 )
 
-// act is something that dies, and then its recovery dies, too.
+// act is something that dies or loses power, and then its recovery does, too.
 type act struct {
-	name    string
-	before  func(r *rig) error // without trouble
-	run     func(r *rig, k *sys.Kernel) error
+	name   string
+	before func(r *rig) error // without trouble
+	// run calls promised once what it has done must outlive a crash.
+	run     func(r *rig, k *sys.Kernel, promised func()) error
 	allowed string // the trees that may come of it
+	want    string // the tree that is promised
+	cut     bool   // it begins with a mixture
 }
 
 // revertLast takes the newest transaction back.
@@ -53,15 +60,45 @@ func (r *rig) collect(k *sys.Kernel) error {
 	return err
 }
 
+// promising calls promised where a run went through.
+func promising(run func(r *rig, k *sys.Kernel) error) func(*rig, *sys.Kernel, func()) error {
+	return func(r *rig, k *sys.Kernel, promised func()) error {
+		err := run(r, k)
+		if err == nil {
+			promised()
+		}
+		return err
+	}
+}
+
+func recoverOnce(r *rig, k *sys.Kernel) error {
+	_, err := r.recoverNow(k)
+	return err
+}
+
 var acts = []act{
-	{"apply", func(*rig) error { return nil }, func(r *rig, k *sys.Kernel) error { return r.run(k, r.compare()) }, "old new"},
-	{"rollback", func(r *rig) error { return r.run(nil, r.compare()) }, (*rig).revertLast, "old new"},
+	{"apply", func(*rig) error { return nil }, (*rig).applyNoting, "old new", "new", false},
+	{"rollback", func(r *rig) error { return r.run(nil, r.compare()) }, promising((*rig).revertLast), "old new", "old", false},
 	{"collection", func(r *rig) error {
 		if err := r.run(nil, r.compare()); err != nil {
 			return err
 		}
 		return r.revertLast(nil)
-	}, (*rig).collect, "old"},
+	}, promising((*rig).collect), "old", "old", false},
+	{"recovery", func(r *rig) error {
+		r.dieIn(r.t, journal.Committing, 20)
+		return nil
+	}, promising(recoverOnce), "new", "new", true},
+	{"reversal", func(r *rig) error {
+		if err := r.run(nil, r.compare()); err != nil {
+			return err
+		}
+		var calls atomic.Int64
+		if err := r.revertLast(deadAfter(40, &calls)); !errors.Is(err, errDead) {
+			return fmt.Errorf("the rollback did not die: %w", err)
+		}
+		return nil
+	}, promising(recoverOnce), "old", "old", true},
 }
 
 // diskState describes all that lies in the root, .liveupd too, so that two crashes that
@@ -69,6 +106,10 @@ var acts = []act{
 func diskState(t testing.TB, root string) [32]byte {
 	t.Helper()
 	sum := sha256.New()
+	links := map[uint64]int{}
+	dir, err := sys.OpenRoot(root)
+	must(t, err)
+	defer dir.Close()
 	must(t, filepath.WalkDir(root, func(p string, d fs.DirEntry, err error) error {
 		if err != nil {
 			return err
@@ -103,6 +144,27 @@ func diskState(t testing.TB, root string) [32]byte {
 			fmt.Fprintf(sum, " %x", sha256.Sum256(b))
 		case info.Mode().IsRegular():
 			fmt.Fprint(sum, " ", info.Size())
+		case info.Mode()&fs.ModeSymlink != 0:
+			target, err := os.Readlink(p)
+			if err != nil {
+				return err
+			}
+			fmt.Fprintf(sum, " %q", target)
+		}
+		st := info.Sys().(*syscall.Stat_t)
+		fmt.Fprint(sum, " ", st.Uid, st.Gid, st.Rdev)
+		if !d.IsDir() && st.Nlink > 1 {
+			if _, ok := links[st.Ino]; !ok {
+				links[st.Ino] = len(links)
+			}
+			fmt.Fprint(sum, " link ", links[st.Ino], st.Nlink)
+		}
+		xattrs, err := sys.Xattrs(dir, rel)
+		if err != nil {
+			return err
+		}
+		for _, key := range slices.Sorted(maps.Keys(xattrs)) {
+			fmt.Fprintf(sum, " %s=%x", key, xattrs[key])
 		}
 		if !d.IsDir() && !ours {
 			fmt.Fprint(sum, " ", info.ModTime().UnixNano())
@@ -118,7 +180,7 @@ func diskState(t testing.TB, root string) [32]byte {
 // of each call of an undisturbed recovery.
 func TestDeathAfterDeath(t *testing.T) {
 	s := seed(t)
-	for a, act := range acts {
+	for a, act := range acts[:3] {
 		t.Run(act.name, func(t *testing.T) {
 			t.Parallel()
 			base := fastBase(t)
@@ -127,7 +189,7 @@ func TestDeathAfterDeath(t *testing.T) {
 			var total atomic.Int64
 			r := tp.instance(t, filepath.Join(base, "count"))
 			must(t, act.before(r))
-			must(t, act.run(r, failOnce(-1, sys.Fault{}, &total)))
+			must(t, act.run(r, failOnce(-1, sys.Fault{}, &total), func() {}))
 			firsts, most := 10, 24
 			if long() {
 				firsts, most = 1<<30, 1<<30
@@ -179,13 +241,13 @@ func (tp *template) dead(t testing.TB, base string, a act, n int64) *rig {
 	r := tp.instance(t, filepath.Join(base, "run"))
 	must(t, a.before(r))
 	var calls atomic.Int64
-	_ = a.run(r, deadAfter(n, &calls))
+	_ = a.run(r, deadAfter(n, &calls), func() {})
 	return r
 }
 
 func TestDeathDuringRollbackAndCollection(t *testing.T) {
 	s := seed(t)
-	for a, act := range acts[1:] {
+	for a, act := range acts[1:3] {
 		base := fastBase(t)
 		tp := crashTemplate(t, base)
 		stride := int64(5)
@@ -200,7 +262,7 @@ func TestDeathDuringRollbackAndCollection(t *testing.T) {
 			r := tp.instance(t, filepath.Join(base, "run"))
 			must(t, act.before(r))
 			var calls atomic.Int64
-			aerr := act.run(r, deadAfter(n, &calls))
+			aerr := act.run(r, deadAfter(n, &calls), func() {})
 			rec, err := r.recoverNow(nil)
 			if err != nil {
 				t.Fatalf("%s dead at call %d: %v", act.name, n, err)

@@ -34,7 +34,7 @@ func small(t *testing.T) *rig {
 
 // dieIn applies until the state named was entered and the swap has made moves
 // renames, then dies.
-func (r *rig) dieIn(t *testing.T, state journal.State, moves int) string {
+func (r *rig) dieIn(t testing.TB, state journal.State, moves int) string {
 	t.Helper()
 	order := []journal.State{journal.Staging, journal.Committing, journal.Swapped, journal.Verified}
 	entered, dead := 0, false

@@ -1,0 +1,71 @@
+package transact
+
+import (
+	"errors"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"testing"
+
+	"github.com/liveupd/liveupd/change"
+	"github.com/liveupd/liveupd/internal/sys"
+)
+
+// TestOneFailingCallOnTheWayBack has one call of a rollback, a collection, a recovery
+// or the recovery of a rollback fail, and not the process: what was done by then is
+// whole or is told to be unfinished, and the next recovery ends it.
+func TestOneFailingCallOnTheWayBack(t *testing.T) {
+	base := fastBase(t)
+	tp := crashTemplate(t, base)
+	s := seed(t)
+	for a, act := range acts[1:] {
+		var total atomic.Int64
+		r := tp.instance(t, filepath.Join(base, "count"))
+		must(t, act.before(r))
+		must(t, act.run(r, failOnce(-1, sys.Fault{}, &total), func() {}))
+		stride := int64(9)
+		if testing.Short() {
+			stride = 31
+		}
+		if long() {
+			stride = 1
+		}
+		for i, fault := range []sys.Fault{{Err: syscall.ENOSPC}, {Err: syscall.EIO}, {Err: syscall.EDQUOT}, {Err: syscall.EINTR}, {Short: 1}} {
+			seen := map[string]int{}
+			for n := 1 + int64(s>>(8*((a+i)%8)))&0xff%stride; n <= total.Load(); n += stride {
+				var calls atomic.Int64
+				r := tp.instance(t, filepath.Join(base, "run"))
+				must(t, act.before(r))
+				err := act.run(r, failOnce(n, fault, &calls), func() {})
+				if err != nil && (fault.Short > 0 || errors.Is(fault.Err, syscall.EINTR)) {
+					t.Fatalf("%s, %v at call %d: %v; want it overcome", act.name, fault, n, err)
+				}
+				v := which(tp.old, tp.new, snapshot(t, r.live))
+				// A recovery that meets an error in the middle of its way forward turns round.
+				either := act.want == "new" && fault.Err != nil
+				switch {
+				case err == nil && v != act.want && (!either || v != "old"):
+					t.Fatalf("%s, %v at call %d: no error, but the tree is %s", act.name, fault, n, v)
+				case err != nil && !errors.Is(err, change.ErrNeedsPerson) && v == "a mixture" && !act.cut:
+					t.Fatalf("%s, %v at call %d: error %v, but the tree is %s", act.name, fault, n, err, v)
+				case err != nil:
+					seen["error"]++
+				}
+				rec, rerr := r.recoverNow(nil)
+				if rerr != nil {
+					t.Fatalf("%s, %v at call %d (%v): recovery: %v", act.name, fault, n, err, rerr)
+				}
+				after := verdict(tp.old, tp.new, snapshot(t, r.live))
+				switch {
+				case !strings.Contains(act.allowed, after) && (!either || after != "old"):
+					t.Fatalf("%s, %v at call %d (%v): recovery %+v left %s", act.name, fault, n, err, rec, after)
+				case err == nil && after != v:
+					t.Fatalf("%s, %v at call %d: no error, and the next recovery made the %s tree of the %s one", act.name, fault, n, after, v)
+				}
+				seen[after]++
+			}
+			t.Logf("%s: %v at every call of %d, stride %d: %v", act.name, fault, total.Load(), stride, seen)
+		}
+	}
+}
