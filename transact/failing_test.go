@@ -2,6 +2,8 @@ package transact
 
 import (
 	"errors"
+	"io/fs"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync/atomic"
@@ -67,5 +69,65 @@ func TestOneFailingCallOnTheWayBack(t *testing.T) {
 			}
 			t.Logf("%s: %v at every call of %d, stride %d: %v", act.name, fault, total.Load(), stride, seen)
 		}
+	}
+}
+
+// mounted is an instance whose volumes are file systems of their own.
+func (tp *template) mounted(t testing.TB, base string) *rig {
+	t.Helper()
+	for _, m := range tp.mounts[1:] {
+		point := filepath.Join(base, "live", m)
+		if err := syscall.Unmount(point, 0); err != nil && !errors.Is(err, syscall.EINVAL) && !errors.Is(err, fs.ErrNotExist) {
+			t.Fatalf("cannot unmount %s: %v", point, err)
+		}
+	}
+	must(t, os.RemoveAll(base))
+	for _, m := range tp.mounts[1:] {
+		point := filepath.Join(base, "live", m)
+		must(t, os.MkdirAll(point, 0o755))
+		if err := syscall.Mount("tmpfs", point, "tmpfs", 0, "size=64m,mode=0755"); err != nil {
+			t.Skipf("cannot mount a tmpfs here: %v", err)
+		}
+		t.Cleanup(func() {
+			if err := syscall.Unmount(point, 0); err != nil && !errors.Is(err, syscall.EINVAL) && !errors.Is(err, fs.ErrNotExist) {
+				t.Errorf("cannot unmount %s: %v", point, err)
+			}
+		})
+	}
+	return tp.copyTo(t, base)
+}
+
+// TestDeathOnSeparateFileSystems has /var and /boot be mounts: a name that crosses from one
+// to another is EXDEV there, which the plain folders of the other suites do not tell.
+func TestDeathOnSeparateFileSystems(t *testing.T) {
+	base := fastBase(t)
+	tp := crashTemplate(t, base)
+	for _, act := range acts {
+		t.Run(act.name, func(t *testing.T) {
+			stride := int64(17)
+			if long() {
+				stride = 1
+			}
+			seen := map[string]int{}
+			for n := int64(1); ; n += stride {
+				var calls atomic.Int64
+				r := tp.mounted(t, filepath.Join(base, "mounted-"+act.name))
+				must(t, act.before(r))
+				err := act.run(r, deadAfter(n, &calls), func() {})
+				rec, rerr := r.recoverNow(nil)
+				if rerr != nil {
+					t.Fatalf("dead at call %d: %v", n, rerr)
+				}
+				v := verdict(tp.old, tp.new, snapshot(t, r.live))
+				if !strings.Contains(act.allowed, v) || err == nil && v != act.want {
+					t.Fatalf("dead at call %d (%v): recovery %+v left %s", n, err, rec, v)
+				}
+				seen[v]++
+				if calls.Load() < n {
+					break
+				}
+			}
+			t.Logf("%s: stride %d: %v", act.name, stride, seen)
+		})
 	}
 }

@@ -64,8 +64,13 @@ func (tp *template) instance(t testing.TB, base string) *rig {
 	t.Helper()
 	must(t, os.RemoveAll(base))
 	must(t, os.Mkdir(base, 0o755))
+	return tp.copyTo(t, base)
+}
+
+func (tp *template) copyTo(t testing.TB, base string) *rig {
+	t.Helper()
 	r := &rig{t: t, live: filepath.Join(base, "live"), src: filepath.Join(tp.dir, "src"), mounts: tp.mounts, srcNodes: tp.src}
-	if out, err := exec.Command("cp", "-a", filepath.Join(tp.dir, "live"), r.live).CombinedOutput(); err != nil {
+	if out, err := exec.Command("cp", "-aT", filepath.Join(tp.dir, "live"), r.live).CombinedOutput(); err != nil {
 		t.Fatalf("cp: %v: %s", err, out)
 	}
 	// The stores' folders are made once in a root's life; the mtime of the folder
