@@ -18,6 +18,7 @@ import (
 	"github.com/liveupd/liveupd/change"
 	"github.com/liveupd/liveupd/internal/catalog"
 	"github.com/liveupd/liveupd/internal/sys"
+	"github.com/liveupd/liveupd/internal/trust"
 	"github.com/liveupd/liveupd/source/fetch"
 	"github.com/liveupd/liveupd/source/tarball"
 	"github.com/liveupd/liveupd/source/tree"
@@ -118,14 +119,69 @@ func (s *session) openArchive(ctx context.Context, where string, ev Events) (_ *
 	if u.key, err = archiveKey(in); err != nil {
 		return nil, err
 	}
+	// Signatures first: an archive that is refused is not even unpacked.
+	signer, err := s.archiveSigner(ctx, in, file, name, homePath, home, ev)
+	if err != nil {
+		return nil, err
+	}
 	if err := s.unpackOnce(ctx, u, in, name, ev); err != nil {
 		return nil, err
 	}
-	t, err := tree.Open(ctx, filepath.Join(homePath, u.key), tree.Options{KeysDir: s.req.KeysDir, AllowUnsigned: s.req.AllowUnsigned, Name: name})
+	t, err := tree.Open(ctx, filepath.Join(homePath, u.key), tree.Options{
+		KeysDir: s.req.KeysDir, AllowUnsigned: s.req.AllowUnsigned, Name: name, Signer: signer,
+	})
 	if err != nil {
 		return nil, err
 	}
 	return &update{Tree: t, unpacked: u}, nil
+}
+
+// sigSuffix is what minisign adds to the name of what it signs.
+const sigSuffix = ".minisig"
+
+// maxSig bounds what is read of a signature.
+const maxSig = 64 << 10
+
+// archiveSigner checks the signature beside an archive, where there is one; "" for none:
+// then the tree in it must be signed.
+func (s *session) archiveSigner(ctx context.Context, in *os.File, file, name, homePath string, home *sys.FD, ev Events) (string, error) {
+	sigFile := file + sigSuffix
+	if isURL(name) {
+		var err error
+		sigFile, err = s.fetchFile(ctx, name+sigSuffix, homePath, home, fetch.Options{Anew: true, MaxBytes: maxSig})
+		if errors.Is(err, fetch.ErrNotFound) {
+			return "", nil
+		}
+		if err != nil {
+			return "", err
+		}
+	}
+	f, err := os.Open(sigFile)
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", nil
+	}
+	if err != nil {
+		return "", fmt.Errorf("cannot read the signature: %w", err)
+	}
+	defer f.Close()
+	sig, err := io.ReadAll(io.LimitReader(f, maxSig))
+	if err != nil {
+		return "", fmt.Errorf("cannot read the signature: %w", err)
+	}
+	ring, err := trust.Open(s.req.KeysDir)
+	if err != nil {
+		return "", err
+	}
+	st, err := in.Stat()
+	if err != nil {
+		return "", fmt.Errorf("cannot read the archive: %w", err)
+	}
+	ev.progress("verifying", 0, st.Size(), "bytes", "")
+	signer, err := ring.VerifyReader(name, io.NewSectionReader(in, 0, st.Size()), sig, name+sigSuffix)
+	if err != nil {
+		return "", err
+	}
+	return signer.String(), nil
 }
 
 // archiveKey identifies a file's content without reading it.
@@ -355,6 +411,13 @@ const fetchedName = "fetched"
 
 // fetchArchive brings an archive from a server and gives its file.
 func (s *session) fetchArchive(ctx context.Context, address, homePath string, home *sys.FD, ev Events) (string, error) {
+	ev.progress("fetching", 0, 0, "bytes", "")
+	return s.fetchFile(ctx, address, homePath, home, fetch.Options{
+		Progress: func(done, total int64) { ev.bytes("fetching", 0, done, total) },
+	})
+}
+
+func (s *session) fetchFile(ctx context.Context, address, homePath string, home *sys.FD, o fetch.Options) (string, error) {
 	if err := fetch.Check(address); err != nil {
 		return "", usage("cannot read source %q: %v", s.req.Source, err)
 	}
@@ -363,10 +426,7 @@ func (s *session) fetchArchive(ctx context.Context, address, homePath string, ho
 		return "", fmt.Errorf("cannot make a folder to fetch to: %w", err)
 	}
 	defer dir.Close()
-	ev.progress("fetching", 0, 0, "bytes", "")
-	res, err := fetch.Get(ctx, s.k, address, dir, fetch.Options{
-		Progress: func(done, total int64) { ev.bytes("fetching", 0, done, total) },
-	})
+	res, err := fetch.Get(ctx, s.k, address, dir, o)
 	if err != nil {
 		return "", err
 	}

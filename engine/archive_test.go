@@ -4,6 +4,7 @@ import (
 	"archive/tar"
 	"bytes"
 	"errors"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -13,8 +14,11 @@ import (
 	"testing"
 	"time"
 
+	"aead.dev/minisign"
+
 	"github.com/liveupd/liveupd/change"
 	"github.com/liveupd/liveupd/internal/sys"
+	"github.com/liveupd/liveupd/internal/trust"
 )
 
 // archiveOf packs files, by name and content.
@@ -49,6 +53,10 @@ type archiveServer struct {
 func (s *archiveServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if strings.HasSuffix(r.URL.Path, ".minisig") {
+		http.NotFound(w, r)
+		return
+	}
 	w.Header().Set("ETag", s.etag)
 	if r.Header.Get("If-None-Match") == "" {
 		s.bodies++
@@ -176,5 +184,76 @@ func TestArchiveThatChanges(t *testing.T) {
 	}
 	if _, err := os.Stat(filepath.Join(b.root, "usr/share/one")); err == nil {
 		t.Error("it was applied")
+	}
+}
+
+// prehashed signs as the program minisign does.
+func prehashed(p minisign.PrivateKey, message []byte) []byte {
+	in := minisign.NewReader(bytes.NewReader(message))
+	_, _ = io.Copy(io.Discard, in) // from memory
+	return in.Sign(p)
+}
+
+// An archive whose signature stands beside it needs none inside; a wrong one refuses it
+// before it is unpacked.
+func TestSignedArchive(t *testing.T) {
+	b := newBed(t)
+	public, private, err := minisign.GenerateKey(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	keys := filepath.Join(t.TempDir(), "keys")
+	text, err := public.MarshalText()
+	if err != nil {
+		t.Fatal(err)
+	}
+	ring, err := trust.Open(keys)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := ring.Add("ops", text); err != nil {
+		t.Fatal(err)
+	}
+	content := archiveOf(t, "usr/share/one", "1")
+	file := filepath.Join(t.TempDir(), "update.tar")
+	write := func(name string, b []byte) {
+		t.Helper()
+		if err := os.WriteFile(name, b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(file, content)
+	mux := http.NewServeMux()
+	mux.Handle("/", http.FileServer(http.Dir(filepath.Dir(file))))
+	srv := httptest.NewServer(mux)
+	defer srv.Close()
+	plan := func(where string) (*change.Plan, error) {
+		v, err := (&Engine{}).Run(t.Context(), Request{Verb: "plan", Root: b.root, Source: "tar:" + where, KeysDir: keys, NoPrompt: true}, Events{})
+		p, _ := v.(*change.Plan)
+		return p, err
+	}
+	for _, where := range []string{file, srv.URL + "/update.tar"} {
+		if _, err := plan(where); !errors.Is(err, change.ErrVerification) {
+			t.Errorf("unsigned: %v", err)
+		}
+	}
+	write(file+".minisig", prehashed(private, []byte("something else")))
+	for _, where := range []string{file, srv.URL + "/update.tar"} {
+		if _, err := plan(where); !errors.Is(err, change.ErrVerification) || !strings.Contains(err.Error(), "ops.pub does not confirm it") {
+			t.Errorf("wrong signature: %v", err)
+		}
+	}
+	write(file+".minisig", prehashed(private, content))
+	for _, where := range []string{file, srv.URL + "/update.tar"} {
+		p, err := plan(where)
+		if err != nil || !p.Signed || !strings.Contains(p.SignedBy, "ops.pub") {
+			t.Errorf("signed: %+v, %v", p, err)
+		}
+	}
+	if _, err := ring.Revoke("ops", "lost", time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := plan(file); !errors.Is(err, change.ErrVerification) || !strings.Contains(err.Error(), "revoked") {
+		t.Errorf("revoked: %v", err)
 	}
 }

@@ -49,6 +49,8 @@ type Options struct {
 	Attempts int
 	// Pause is waited before the second attempt, twice as long before the third, and so on; 0: a second.
 	Pause time.Duration
+	// Anew forgets what lies there: for what is small, and must be the server's of now.
+	Anew bool
 	// Client makes the requests; nil is one of our own. Its redirects are checked all the same.
 	Client *http.Client
 	// Progress is told of bytes; total is 0 where the server does not say. From one goroutine.
@@ -121,6 +123,9 @@ func Check(address string) error {
 // clean is an address without its password, for messages.
 func clean(u *url.URL) string { return u.Redacted() }
 
+// ErrNotFound: the server has no such file.
+var ErrNotFound = errors.New("the server has no such file")
+
 // permanentError is one that another attempt would meet again.
 type permanentError struct{ error }
 
@@ -147,6 +152,11 @@ func Get(ctx context.Context, k *sys.Kernel, address string, dir *sys.FD, o Opti
 		return nil, fail(err)
 	}
 	defer g.close()
+	if o.Anew {
+		if err := g.drop(nil); err != nil {
+			return nil, fail(err)
+		}
+	}
 	barren := 0 // attempts in a row that brought nothing new
 	for {
 		before := g.done

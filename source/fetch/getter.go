@@ -154,6 +154,9 @@ func (g *getter) accept(resp *http.Response) (complete bool, err error) {
 	case http.StatusRequestTimeout:
 		return false, err
 	}
+	if resp.StatusCode == http.StatusNotFound || resp.StatusCode == http.StatusGone {
+		return false, permanentError{fmt.Errorf("%w: %w", err, ErrNotFound)}
+	}
 	if resp.StatusCode >= 500 {
 		return false, err
 	}
