@@ -123,7 +123,7 @@ func Check(address string) error {
 // clean is an address without its password, for messages.
 func clean(u *url.URL) string { return u.Redacted() }
 
-// ErrNotFound: the server has no such file.
+// ErrNotFound is of a server that has no such file.
 var ErrNotFound = errors.New("the server has no such file")
 
 // permanentError is one that another attempt would meet again.

@@ -26,7 +26,7 @@ Type=oneshot
 StandardOutput=tty
 TTYPath=/dev/ttyS0
 ExecStart=/bin/sh -c 'echo "UP new=$(cat /usr/share/many/* | grep -c new) root=$(findmnt -no VFS-OPTIONS / | cut -c1-2) unit=$(systemctl show -P Result liveupd-recover.service) soft=$(systemctl show -P SoftRebootsCount)" >/dev/ttyS0'
-ExecStartPost=/bin/sh -c 'systemctl poweroff --no-block'
+ExecStartPost=/bin/sh -c 'sync; systemctl poweroff --force --no-block'
 [Install]
 WantedBy=multi-user.target
 `
