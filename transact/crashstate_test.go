@@ -250,7 +250,7 @@ func TestCrashStates(t *testing.T) {
 				x := &explorer{tp: tp, base: base, act: act, model: model, seed: s, each: 4}
 				few, many := 3, 12
 				if long() {
-					few, many, x.each = 60, 25, 24
+					few, many, x.each = 30, 8, 12
 				}
 				if testing.Short() {
 					few, many, x.each = 1, 4, 2
