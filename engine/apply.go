@@ -53,7 +53,7 @@ func (e *Engine) apply(ctx context.Context, req Request, ev Events) (any, error)
 	report.PlanID = p.plan.ID
 	if p.plan.Empty() {
 		report.Result = "nothing-to-do"
-		if err := s.recordUnchanged(p); err != nil {
+		if err := errors.Join(s.recordUnchanged(p), s.acceptUnchanged(p)); err != nil {
 			return report, err
 		}
 		return report, nil
@@ -181,7 +181,7 @@ func (r *run) prepare(ctx context.Context) error {
 		return err
 	}
 	err = catalog.WriteBase(r.s.k, dir, basePrefix+r.tx.ID(), r.p.record())
-	if err = errors.Join(err, dir.Close()); err != nil {
+	if err = errors.Join(err, dir.Close(), r.writeClaim()); err != nil {
 		return err
 	}
 	if err := r.validate(ctx); err != nil {
@@ -199,6 +199,7 @@ func (r *run) discard() error {
 	if err := r.tx.Discard(); err != nil {
 		return err
 	}
+	r.s.settleTrust()
 	return r.s.dropBases(func(b string) bool { return b == id })
 }
 

@@ -18,7 +18,6 @@ import (
 	"github.com/liveupd/liveupd/change"
 	"github.com/liveupd/liveupd/internal/catalog"
 	"github.com/liveupd/liveupd/internal/sys"
-	"github.com/liveupd/liveupd/internal/trust"
 	"github.com/liveupd/liveupd/source/fetch"
 	"github.com/liveupd/liveupd/source/tarball"
 	"github.com/liveupd/liveupd/source/tree"
@@ -120,68 +119,23 @@ func (s *session) openArchive(ctx context.Context, where string, ev Events) (_ *
 		return nil, err
 	}
 	// Signatures first: an archive that is refused is not even unpacked.
-	signer, err := s.archiveSigner(ctx, in, file, name, homePath, home, ev)
+	signed, err := s.confirmArchive(ctx, in, file, name, homePath, home, ev)
 	if err != nil {
 		return nil, err
 	}
 	if err := s.unpackOnce(ctx, u, in, name, ev); err != nil {
 		return nil, err
 	}
+	if err := signed.unpackedIs(name, u.note.Digest); err != nil {
+		return nil, err
+	}
 	t, err := tree.Open(ctx, filepath.Join(homePath, u.key), tree.Options{
-		KeysDir: s.req.KeysDir, AllowUnsigned: s.req.AllowUnsigned, Name: name, Signer: signer,
+		Keys: s.keyring(), AllowUnsigned: s.req.AllowUnsigned, Name: name, Signer: signed.signer, Head: signed.head,
 	})
 	if err != nil {
 		return nil, err
 	}
 	return &update{Tree: t, unpacked: u}, nil
-}
-
-// sigSuffix is what minisign adds to the name of what it signs.
-const sigSuffix = ".minisig"
-
-// maxSig bounds what is read of a signature.
-const maxSig = 64 << 10
-
-// archiveSigner checks the signature beside an archive, where there is one; "" for none:
-// then the tree in it must be signed.
-func (s *session) archiveSigner(ctx context.Context, in *os.File, file, name, homePath string, home *sys.FD, ev Events) (string, error) {
-	sigFile := file + sigSuffix
-	if isURL(name) {
-		var err error
-		sigFile, err = s.fetchFile(ctx, name+sigSuffix, homePath, home, fetch.Options{Anew: true, MaxBytes: maxSig})
-		if errors.Is(err, fetch.ErrNotFound) {
-			return "", nil
-		}
-		if err != nil {
-			return "", err
-		}
-	}
-	f, err := os.Open(sigFile)
-	if errors.Is(err, fs.ErrNotExist) {
-		return "", nil
-	}
-	if err != nil {
-		return "", fmt.Errorf("cannot read the signature: %w", err)
-	}
-	defer f.Close()
-	sig, err := io.ReadAll(io.LimitReader(f, maxSig))
-	if err != nil {
-		return "", fmt.Errorf("cannot read the signature: %w", err)
-	}
-	ring, err := trust.Open(s.req.KeysDir)
-	if err != nil {
-		return "", err
-	}
-	st, err := in.Stat()
-	if err != nil {
-		return "", fmt.Errorf("cannot read the archive: %w", err)
-	}
-	ev.progress("verifying", 0, st.Size(), "bytes", "")
-	signer, err := ring.VerifyReader(name, io.NewSectionReader(in, 0, st.Size()), sig, name+sigSuffix)
-	if err != nil {
-		return "", err
-	}
-	return signer.String(), nil
 }
 
 // archiveKey identifies a file's content without reading it.

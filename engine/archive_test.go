@@ -4,6 +4,7 @@ import (
 	"archive/tar"
 	"bytes"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -54,7 +55,7 @@ func (s *archiveServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if strings.HasSuffix(r.URL.Path, ".minisig") {
-		http.NotFound(w, r)
+		http.NotFound(w, r) // nobody has signed it
 		return
 	}
 	w.Header().Set("ETag", s.etag)
@@ -207,11 +208,7 @@ func TestSignedArchive(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ring, err := trust.Open(keys)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := ring.Add("ops", text); err != nil {
+	if err := errors.Join(os.Mkdir(keys, 0o755), os.WriteFile(filepath.Join(keys, "ops.pub"), text, 0o644)); err != nil {
 		t.Fatal(err)
 	}
 	content := archiveOf(t, "usr/share/one", "1")
@@ -250,7 +247,7 @@ func TestSignedArchive(t *testing.T) {
 			t.Errorf("signed: %+v, %v", p, err)
 		}
 	}
-	if _, err := ring.Revoke("ops", "lost", time.Now()); err != nil {
+	if err := os.WriteFile(filepath.Join(keys, trust.RevokedFile), fmt.Appendf(nil, "%016X 2026-11-21 lost\n", public.ID()), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := plan(file); !errors.Is(err, change.ErrVerification) || !strings.Contains(err.Error(), "revoked") {

@@ -52,6 +52,7 @@ func (e *Engine) clean(ctx context.Context, req Request, ev Events) (any, error)
 
 // collect drops old generations after an update.
 func (s *session) collect() {
+	s.settleTrust()
 	if _, err := s.collectTo(s.req.Keep); err != nil {
 		s.warnings = append(s.warnings, fmt.Sprintf("old generations were not collected: %v", err))
 	}

@@ -30,6 +30,7 @@ import (
 	"github.com/liveupd/liveupd/change"
 	"github.com/liveupd/liveupd/internal/sys"
 	"github.com/liveupd/liveupd/internal/systemd"
+	"github.com/liveupd/liveupd/internal/trust"
 )
 
 // Schema is the version of the JSON lines' layout.
@@ -52,7 +53,8 @@ type Request struct {
 	ID            string        `json:"id,omitempty"` // rollback: the generation
 	Keep          int           `json:"keep,omitempty"`
 	Snapshot      bool          `json:"snapshot,omitempty"` // apply: of a btrfs root, before the commit
-	KeysDir       string        `json:"keys_dir,omitempty"`
+	KeysDir       string        `json:"keys_dir,omitempty"` // "" is ROOT/etc/liveupd/keys
+	Keys          *KeysRequest  `json:"keys,omitempty"`     // key: what to do
 	NoPrompt      bool          `json:"no_prompt,omitempty"`
 	Full          bool          `json:"full,omitempty"`      // verify: read everything, trust no index
 	KeepNone      bool          `json:"keep_none,omitempty"` // clean: not even the last one
@@ -124,6 +126,7 @@ func usage(format string, args ...any) error { return Usage(fmt.Errorf(format, a
 // Engine runs verbs. The zero value talks to the real kernel.
 type Engine struct {
 	Kernel *sys.Kernel
+	Clock  trust.Clock // by which updates expire
 	// noMounts leaves the look at mounts that come meanwhile out: the negative
 	// control of the tests.
 	noMounts bool
@@ -158,6 +161,8 @@ func (e *Engine) Run(ctx context.Context, req Request, ev Events) (any, error) {
 		return e.restart(ctx, req, ev)
 	case "status", "history":
 		return e.history(req)
+	case "key":
+		return e.keys(req)
 	case "setup":
 		return e.setup(ctx, req, ev)
 	}
@@ -183,8 +188,10 @@ func normalize(req Request) (Request, error) {
 		// The zero value is no limit: what this program can do at most.
 		req.Max = change.ActionReboot
 	}
-	if req.KeysDir == "" {
-		req.KeysDir = "/etc/liveupd/keys"
+	if req.KeysDir != "" {
+		if req.KeysDir, err = filepath.Abs(req.KeysDir); err != nil {
+			return req, fmt.Errorf("cannot resolve the keys %s: %w", req.KeysDir, err)
+		}
 	}
 	if kind, where, ok := strings.Cut(req.Source, ":"); ok && (kind == "tree" || kind == "tar" && !isURL(where)) && where != "" {
 		// The worker has another working directory.

@@ -15,6 +15,7 @@ import (
 	"github.com/liveupd/liveupd/internal/catalog"
 	"github.com/liveupd/liveupd/internal/sys"
 	"github.com/liveupd/liveupd/internal/systemd"
+	"github.com/liveupd/liveupd/internal/trust"
 	"github.com/liveupd/liveupd/nsmount"
 	"github.com/liveupd/liveupd/planner"
 	"github.com/liveupd/liveupd/rootfs"
@@ -25,8 +26,9 @@ import (
 type planned struct {
 	plan   *change.Plan
 	delta  *change.Delta
-	src    *update // nil for a rollback
-	root   *sys.FD // what a repair without a source reads from
+	src    *update      // nil for a rollback
+	claim  *trust.Claim // what a signed update says of itself; nil for others
+	root   *sys.FD      // what a repair without a source reads from
 	result *diff.Result
 	base   *catalog.Base
 	facts  *change.Facts
@@ -91,6 +93,9 @@ func (s *session) planSource(ctx context.Context, ev Events) (_ *planned, err er
 	if p.src, err = s.openSource(ctx, ev); err != nil {
 		return nil, err
 	}
+	if p.claim, err = s.judgeTrust(p.src); err != nil {
+		return nil, err
+	}
 	if p.base, _, err = s.currentBase(); err != nil {
 		return nil, err
 	}
@@ -125,9 +130,10 @@ func (s *session) planSource(ctx context.Context, ev Events) (_ *planned, err er
 		return nil, err
 	}
 	p.plan.Source, p.plan.Name, p.plan.Version, p.plan.Sequence = s.req.Source, m.Name, m.Version, m.Sequence
-	p.plan.SignedBy = p.src.Signer()
+	p.plan.SignedBy = p.src.signedBy()
 	p.plan.Signed = p.plan.SignedBy != ""
 	p.plan.Warnings = append(p.plan.Warnings, p.src.Warnings()...)
+	p.plan.Warnings = append(p.plan.Warnings, trustWarnings(p.claim)...)
 	p.plan.Warnings = append(p.plan.Warnings, foreign.warnings(p.src.Root())...)
 	if !p.plan.Signed {
 		p.plan.Warnings = slices.Insert(p.plan.Warnings, 0, "the source is unsigned: nobody vouches for its content")

@@ -111,6 +111,9 @@ func openSession(e *Engine, req Request, m mode) (_ *session, err error) {
 	if err != nil {
 		return nil, err
 	}
+	if m == readWrite {
+		s.settleTrust()
+	}
 	if m != readOnly {
 		s.openCache()
 	}

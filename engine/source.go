@@ -70,7 +70,7 @@ func (s *session) openSource(ctx context.Context, ev Events) (*update, error) {
 }
 
 func (s *session) openTree(ctx context.Context, where string) (*tree.Tree, error) {
-	src, err := tree.Open(ctx, where, tree.Options{KeysDir: s.req.KeysDir, AllowUnsigned: s.req.AllowUnsigned})
+	src, err := tree.Open(ctx, where, tree.Options{Keys: s.keyring(), AllowUnsigned: s.req.AllowUnsigned})
 	if err != nil {
 		return nil, err
 	}

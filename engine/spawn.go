@@ -69,6 +69,8 @@ func decodeResult(kind string, raw json.RawMessage) (any, error) {
 		v = new(change.CheckReport)
 	case "verify":
 		v = new(change.VerifyReport)
+	case "keys":
+		v = new(change.KeyReport)
 	case "generations":
 		list := []change.Generation{}
 		err := json.Unmarshal(raw, &list)
@@ -96,6 +98,10 @@ func resultKind(v any) string {
 	case *change.VerifyReport:
 		if v != nil {
 			return "verify"
+		}
+	case *change.KeyReport:
+		if v != nil {
+			return "keys"
 		}
 	case []change.Generation:
 		return "generations"

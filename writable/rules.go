@@ -57,6 +57,7 @@ var (
 		"/etc/shadow": true, "/etc/shadow-": true, "/etc/gshadow": true, "/etc/gshadow-": true,
 		"/var/lib/dbus/machine-id": true, "/var/lib/systemd/random-seed": true,
 		"/var/lib/systemd/credential.secret": true,
+		"/etc/liveupd/keys/revoked":          true, // an update that could replace it could bring a stolen key back
 	}
 
 	hostKeys = "/etc/ssh/ssh_host_"

@@ -116,6 +116,10 @@ func (o *options) defaults(req *engine.Request) error {
 	if err != nil {
 		return err
 	}
+	if req.AllowUnsigned && cfg.Source != "" && (req.Source == "" || sameSource(req.Source, cfg.Source)) {
+		return change.WithHint(engine.Usage(fmt.Errorf("--allow-unsigned is not for the source that is configured, %s: it is verified, always", cfg.Source)),
+			"have it signed (liveupd sign), or name another place with --source")
+	}
 	if req.Source == "" {
 		req.Source = cfg.Source
 	}
@@ -128,6 +132,13 @@ func (o *options) defaults(req *engine.Request) error {
 		return req.Max.UnmarshalText([]byte(cfg.Max))
 	}
 	return nil
+}
+
+// sameSource tells whether two SPECs name one place.
+func sameSource(a, b string) bool {
+	x, err := engine.Prepare(engine.Request{Source: a})
+	y, err2 := engine.Prepare(engine.Request{Source: b})
+	return err == nil && err2 == nil && x.Source == y.Source
 }
 
 func quiesceDefaults(cfg *config.Config, req *engine.Request) {

@@ -1,159 +1,135 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
 	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
 
-	"github.com/liveupd/liveupd/internal/trust"
+	"github.com/liveupd/liveupd/change"
+	"github.com/liveupd/liveupd/engine"
 )
 
 const keyHelp = `
 EXIT STATUS
-  0  done
+  0  done, or nothing to do
   1  failed, and nothing changed
   2  the command line makes no sense
-  6  the folder of keys cannot be trusted`
-
-// keysDir is the folder of keys below the root.
-func (o *options) keysDir() string { return filepath.Join(o.root, "/etc/liveupd/keys") }
+  5  a transaction, or apt or dpkg, holds the lock
+  6  verification refused it: the key is revoked, or the folder of keys cannot be trusted`
 
 func newKey(o *options) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "key",
-		Short: "the keys whose signatures are believed",
-		Long: `The keys are minisign's public keys, NAME.pub in /etc/liveupd/keys below --root. A key that
-is revoked is never believed again, also where its file is still there or is added
-again: its ID stands in the file "revoked" beside them.
+		Short: "say whose updates are trusted",
+		Long: `Whose updates a root trusts: minisign public keys, one for each *.pub file in
+/etc/liveupd/keys of the root. The folder and its files must belong to root and be
+writable for nobody else. What is revoked is listed in the file revoked beside them, and
+never confirms an update again, whether its .pub is there or comes back.
+
+To replace a key: sign an update with the old key that ships the new one as
+/etc/liveupd/keys/NAME.pub; sign the next with the new key, and let it revoke the old
+one (liveupd sign --revoke ID).
 ` + keyHelp,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return engine.Usage(fmt.Errorf("key takes a verb: add, list, remove or revoke (see: %s --help)", cmd.CommandPath()))
+		},
 	}
-	cmd.AddCommand(
-		&cobra.Command{
-			Use: "list", Short: "list the trusted and the revoked keys", Args: cobra.NoArgs,
-			RunE: func(*cobra.Command, []string) error { return o.keyList() },
-		},
-		&cobra.Command{
-			Use: "add FILE|-", Short: "trust the public key in FILE, or on the standard input", Args: cobra.ExactArgs(1),
-			RunE: func(_ *cobra.Command, args []string) error { return o.keyAdd(args[0]) },
-		},
-		&cobra.Command{
-			Use: "remove NAME|ID", Short: "no longer trust a key", Args: cobra.ExactArgs(1),
-			RunE: func(_ *cobra.Command, args []string) error { return o.keyRemove(args[0]) },
-		},
-		newKeyRevoke(o))
+	cmd.AddCommand(newKeyAdd(o), newKeyList(o), newKeyRemove(o), newRevoke(o))
 	return cmd
 }
 
-func newKeyRevoke(o *options) *cobra.Command {
-	var reason string
-	cmd := &cobra.Command{
-		Use: "revoke NAME|ID", Short: "never trust a key again", Args: cobra.ExactArgs(1),
-		RunE: func(_ *cobra.Command, args []string) error {
-			ring, err := trust.Open(o.keysDir())
-			if err != nil {
-				return err
-			}
-			id, err := ring.Revoke(args[0], reason, time.Now())
-			if err != nil {
-				return err
-			}
-			return o.keySay("revoked", trust.Key{ID: id, Name: args[0]})
-		},
-	}
-	cmd.Flags().StringVar(&reason, "reason", "", "why, for whoever meets it")
-	return cmd
-}
-
-// keyLine is what is printed of a key as JSON.
-type keyLine struct {
-	MessageType string `json:"message_type"` // "key"
-	Action      string `json:"action,omitempty"`
-	Name        string `json:"name"`
-	ID          string `json:"id,omitempty"`
-	Revoked     string `json:"revoked,omitempty"`
-	Problem     string `json:"problem,omitempty"`
-}
-
-func (o *options) keySay(action string, k trust.Key) error {
-	if o.json {
-		line := keyLine{"key", action, k.Name, "", k.Revoked, k.Problem}
-		if k.ID != 0 {
-			line.ID = trust.IDText(k.ID)
-		}
-		return json.NewEncoder(os.Stdout).Encode(line)
-	}
-	text := fmt.Sprintf("%s  %-20s %s", trust.IDText(k.ID), k.Name, action)
-	switch {
-	case k.Problem != "":
-		text = fmt.Sprintf("%-16s  %-20s cannot be used: %s", "-", k.Name, k.Problem)
-	case k.Revoked != "":
-		text = fmt.Sprintf("%s  %-20s revoked: %s", trust.IDText(k.ID), k.Name, k.Revoked)
-	}
-	_, err := fmt.Fprintln(os.Stdout, strings.TrimRight(text, " "))
-	return err
-}
-
-func (o *options) keyList() error {
-	ring, err := trust.Open(o.keysDir())
+// keys carries out what is to be done with keys.
+func (o *options) keys(cmd *cobra.Command, req engine.KeysRequest) error {
+	r := o.renderer()
+	result, err := o.do(cmd.Context(), engine.Request{Verb: "key", Keys: &req}, r)
 	if err != nil {
 		return err
 	}
-	for _, k := range ring.Keys {
-		if err := o.keySay("", k); err != nil {
-			return err
-		}
-	}
-	if len(ring.Keys) == 0 && !o.json {
-		fmt.Fprintf(os.Stderr, "no key is trusted: %s holds none\n", ring.Dir)
-	}
+	r.Keys(result.(*change.KeyReport))
 	return nil
 }
 
-// maxKey bounds what is read of a public key.
-const maxKey = 64 << 10
-
-func (o *options) keyAdd(file string) error {
-	in, name := os.Stdin, "stdin"
-	if file != "-" {
-		f, err := os.Open(file)
-		if err != nil {
-			return fmt.Errorf("cannot read the key: %w", err)
-		}
-		defer f.Close()
-		in, name = f, strings.TrimSuffix(filepath.Base(file), ".pub")
+func newKeyAdd(o *options) *cobra.Command {
+	var name string
+	cmd := &cobra.Command{
+		Use:   "add FILE|-",
+		Short: "trust a public key",
+		Long: `Adds a minisign public key, from a file or from standard input, as NAME.pub. Without
+--name it is called what the file is called, and by its ID where it comes from standard input. A
+revoked key is refused.
+` + keyHelp,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			req := engine.KeysRequest{Do: "add", Name: name}
+			in := io.Reader(os.Stdin)
+			if args[0] != "-" {
+				f, err := os.Open(args[0])
+				if err != nil {
+					return fmt.Errorf("cannot read the public key: %w", err)
+				}
+				defer f.Close()
+				in = f
+				if name == "" {
+					req.Name = strings.TrimSuffix(filepath.Base(args[0]), ".pub")
+				}
+			}
+			var err error
+			// More than any key has: the rest tells that it is none.
+			if req.Text, err = io.ReadAll(io.LimitReader(in, 64<<10)); err != nil {
+				return fmt.Errorf("cannot read the public key: %w", err)
+			}
+			return o.keys(cmd, req)
+		},
 	}
-	text, err := io.ReadAll(io.LimitReader(in, maxKey))
-	if err != nil {
-		return fmt.Errorf("cannot read the key: %w", err)
-	}
-	ring, err := trust.Open(o.keysDir())
-	if err != nil {
-		return err
-	}
-	if file == "-" {
-		name = fmt.Sprintf("key-%d", len(ring.Keys)+1)
-	}
-	k, err := ring.Add(name, text)
-	if err != nil {
-		return err
-	}
-	return o.keySay("added", k)
+	cmd.Flags().StringVar(&name, "name", "", "what to call it: its file is `NAME`.pub")
+	return cmd
 }
 
-func (o *options) keyRemove(which string) error {
-	ring, err := trust.Open(o.keysDir())
-	if err != nil {
-		return err
+func newKeyList(o *options) *cobra.Command {
+	return &cobra.Command{
+		Use:   "list",
+		Short: "list the keys, and those that were revoked",
+		Long:  "Lists the keys with their IDs: trusted, revoked (when and why), or unusable (why). Changes nothing.\n" + keyHelp,
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return o.keys(cmd, engine.KeysRequest{Do: "list"})
+		},
 	}
-	k, err := ring.Remove(which)
-	if err != nil {
-		return err
+}
+
+func newKeyRemove(o *options) *cobra.Command {
+	return &cobra.Command{
+		Use:   "remove ID|NAME",
+		Short: "no longer trust a key",
+		Long: `Removes a key by its ID or by the name of its file. It may be added again; to forbid
+that, revoke it.
+` + keyHelp,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return o.keys(cmd, engine.KeysRequest{Do: "remove", Which: args[0]})
+		},
 	}
-	return o.keySay("removed", k)
+}
+
+func newRevoke(o *options) *cobra.Command {
+	var reason string
+	cmd := &cobra.Command{
+		Use:   "revoke ID|NAME",
+		Short: "never trust a key again",
+		Long: `Lists a key as revoked, with the day and the reason: nothing that it has signed is
+accepted any more, whether its .pub stays, goes or comes back. An ID need not be known
+here. There is no way back but to edit /etc/liveupd/keys/revoked.
+` + keyHelp,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return o.keys(cmd, engine.KeysRequest{Do: "revoke", Which: args[0], Reason: reason})
+		},
+	}
+	cmd.Flags().StringVar(&reason, "reason", "", "why, in a few words: it is shown to whoever meets the key")
+	return cmd
 }

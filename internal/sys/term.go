@@ -1,6 +1,7 @@
 package sys
 
 import (
+	"fmt"
 	"os"
 
 	"golang.org/x/sys/unix"
@@ -17,4 +18,20 @@ func TerminalWidth(f *os.File) int {
 		return 80
 	}
 	return int(ws.Col)
+}
+
+// EchoOff makes the terminal that f is hide what is typed, until restore is called.
+func EchoOff(f *os.File) (restore func(), err error) {
+	old, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS)
+	if err != nil {
+		return nil, fmt.Errorf("cannot hide what is typed: %w", err)
+	}
+	quiet := *old
+	quiet.Lflag &^= unix.ECHO
+	quiet.Lflag |= unix.ECHONL
+	// What was typed before the question is dropped.
+	if err := unix.IoctlSetTermios(int(f.Fd()), unix.TCSETSF, &quiet); err != nil {
+		return nil, fmt.Errorf("cannot hide what is typed: %w", err)
+	}
+	return func() { _ = unix.IoctlSetTermios(int(f.Fd()), unix.TCSETS, old) }, nil // a terminal that is gone needs none
 }

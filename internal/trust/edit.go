@@ -4,131 +4,166 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
-	"path/filepath"
+	"slices"
 	"strings"
-	"time"
 
 	"aead.dev/minisign"
 
 	"github.com/liveupd/liveupd/change"
+	"github.com/liveupd/liveupd/internal/sys"
 )
 
-// Add trusts a public key, in minisign's text form, under a name. A key that is
-// trusted or revoked already is refused.
-func (r *Ring) Add(name string, text []byte) (Key, error) {
-	if name == "" || strings.ContainsAny(name, "/\x00\n") || strings.HasPrefix(name, ".") {
-		return Key{}, fmt.Errorf("cannot add the key %q: that is no name of a file", name)
-	}
-	var key minisign.PublicKey
-	if err := key.UnmarshalText(text); err != nil {
-		return Key{}, change.WithHint(fmt.Errorf("cannot add the key %s: it is no public key of minisign: %w", name, err), "give the .pub file that minisign -G or liveupd keygen made")
-	}
-	k := Key{Name: name, ID: key.ID(), key: key}
-	if why := r.revoked[k.ID]; why != "" {
-		return Key{}, change.WithHint(fmt.Errorf("cannot add the key %s: %s is revoked: %s", name, IDText(k.ID), why),
-			fmt.Sprintf("to trust it again, remove its line from %s", filepath.Join(r.Dir, RevokedName)))
-	}
-	for _, old := range r.Keys {
-		if old.ID == k.ID && old.Problem == "" {
-			return Key{}, fmt.Errorf("cannot add the key %s: %s is trusted already, as %s", name, IDText(k.ID), old.Name)
-		}
-		if old.Name == name {
-			return Key{}, fmt.Errorf("cannot add the key %s: there is another key of this name", name)
-		}
-	}
-	if err := os.MkdirAll(r.Dir, 0o755); err != nil {
-		return Key{}, fmt.Errorf("cannot add the key %s: %w", name, err)
-	}
-	b, err := key.MarshalText()
-	if err != nil {
-		return Key{}, fmt.Errorf("cannot add the key %s: %w", name, err)
-	}
-	if err := r.write(name+".pub", append(b, '\n')); err != nil {
-		return Key{}, fmt.Errorf("cannot add the key %s: %w", name, err)
-	}
-	r.Keys = append(r.Keys, k)
-	return k, nil
+// Edit changes a folder of keys: Dir is open for writing, Ring what it holds.
+type Edit struct {
+	Kernel *sys.Kernel
+	Dir    *sys.FD
+	Ring   *Keyring
 }
 
-// Find gives the key of a name or an ID.
-func (r *Ring) Find(which string) (Key, error) {
-	id, iderr := ParseID(which)
-	for _, k := range r.Keys {
-		if k.Name == strings.TrimSuffix(which, ".pub") || iderr == nil && k.ID == id {
-			return k, nil
-		}
+// CheckName refuses a name that no key file can have.
+func CheckName(name string) error {
+	if name == "" || strings.HasPrefix(name, ".") || strings.ContainsAny(name, "/\x00") || len(name) > 200 || CheckText(name) != nil {
+		return fmt.Errorf("%q cannot be the name of a key", name)
 	}
-	return Key{}, change.WithHint(fmt.Errorf("there is no key %q in %s", which, r.Dir), "see: liveupd key list")
+	return nil
 }
 
-// Remove no longer trusts a key.
-func (r *Ring) Remove(which string) (Key, error) {
-	k, err := r.Find(which)
+// Add makes the key in text trusted, as NAME.pub; "" is named by its ID. It tells the key's
+// file, and whether it is new.
+func (e *Edit) Add(name string, text []byte) (k Key, added bool, err error) {
+	if k.key, err = ParseKey(text); err != nil {
+		return k, false, fmt.Errorf("cannot read the public key: %w", err)
+	}
+	k.ID = KeyID(k.key.ID())
+	if name == "" {
+		name = k.ID.String()
+	}
+	if err := CheckName(name); err != nil {
+		return k, false, err
+	}
+	k.File = name + PubSuffix
+	revoked, err := e.Ring.Revoked()
 	if err != nil {
-		return k, err
+		return k, false, err
 	}
-	if err := os.Remove(filepath.Join(r.Dir, k.Name+".pub")); err != nil {
-		return k, fmt.Errorf("cannot remove the key %s: %w", k.Name, err)
+	if r := findRevoked(revoked, k.key); r != nil {
+		return k, false, fmt.Errorf("cannot add %s: %s: %w", &k, r, change.ErrVerification)
 	}
-	return k, nil
+	keys, err := e.Ring.Keys()
+	if err != nil {
+		return k, false, err
+	}
+	for _, old := range keys {
+		switch {
+		case old.Err == nil && old.key.Equal(k.key):
+			return old, false, nil
+		case old.File == k.File:
+			return k, false, change.WithHint(fmt.Errorf("cannot add %s: another key lies there", &k), "give it another name with --name, or remove the old one: liveupd key remove "+name)
+		case old.Err == nil && old.ID == k.ID:
+			return k, false, change.WithHint(fmt.Errorf("cannot add %s: %s is another key with the same ID", &k, old.File), "make a new key: two cannot be told apart")
+		}
+	}
+	if err := replaceFile(e.Kernel, e.Dir, k.File, publicText(k.key), 0o644); err != nil {
+		return k, false, fmt.Errorf("cannot add the key: %w", err)
+	}
+	return k, true, nil
 }
 
-// Revoke never trusts a key again, whether its file is here or not. which is a name or an ID.
-func (r *Ring) Revoke(which, reason string, when time.Time) (uint64, error) {
-	id, err := ParseID(which)
+// find gives the keys that an ID or a name (with .pub or without) means; a name goes first.
+func (e *Edit) find(which string) ([]Key, error) {
+	keys, err := e.Ring.Keys()
 	if err != nil {
-		k, ferr := r.Find(which)
-		if ferr != nil {
-			return 0, ferr
+		return nil, err
+	}
+	var out []Key
+	for _, k := range keys {
+		if k.File == which || k.File == which+PubSuffix {
+			return []Key{k}, nil
 		}
-		if k.Problem != "" {
-			return 0, fmt.Errorf("cannot revoke %s: %s", k.Name, k.Problem)
+		if id, err := ParseKeyID(which); err == nil && k.Err == nil && k.ID == id {
+			out = append(out, k)
 		}
-		id = k.ID
 	}
-	if _, ok := r.revoked[id]; ok {
-		return id, nil
+	return out, nil
+}
+
+// Remove takes a key away by ID or name: what it has signed is no longer accepted. It
+// may be added again; Revoke is for ever.
+func (e *Edit) Remove(which string) ([]Key, error) {
+	keys, err := e.find(which)
+	if err != nil {
+		return nil, err
 	}
-	reason = strings.Join(strings.Fields(reason), " ")
-	if reason == "" {
-		reason = "no reason given"
+	if len(keys) == 0 {
+		return nil, change.WithHint(fmt.Errorf("cannot remove %q: no key in %s has this name or ID", which, e.Ring.Dir()), "see: liveupd key list")
 	}
-	path := filepath.Join(r.Dir, RevokedName)
-	old, err := os.ReadFile(path)
+	for _, k := range keys {
+		if err := e.Kernel.Unlink(e.Dir, k.File); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, fmt.Errorf("cannot remove %s: %w", k.File, err)
+		}
+	}
+	if err := e.Kernel.Fsync(e.Dir); err != nil {
+		return nil, fmt.Errorf("cannot remove %q: %w", which, err)
+	}
+	return keys, nil
+}
+
+// Revoke lists a key by ID or name as revoked. It need not lie in the folder, where an
+// ID is given. It tells the revocations, and whether any is new.
+func (e *Edit) Revoke(which, reason string, when int64) (out []Revocation, added bool, err error) {
+	if err := CheckText(reason); err != nil {
+		return nil, false, fmt.Errorf("cannot revoke %s: the reason: %w", which, err)
+	}
+	keys, err := e.find(which)
+	if err != nil {
+		return nil, false, err
+	}
+	wanted := make([]Revocation, 0, 1)
+	for _, k := range keys {
+		if k.Err == nil {
+			wanted = append(wanted, Revocation{ID: k.ID, Time: when, Key: rawKey(k.key), Reason: reason})
+		}
+	}
+	if len(wanted) == 0 {
+		id, err := ParseKeyID(which)
+		if err != nil {
+			return nil, false, change.WithHint(fmt.Errorf("cannot revoke %q: no key in %s has this name, and it is no ID", which, e.Ring.Dir()), "see: liveupd key list")
+		}
+		wanted = append(wanted, Revocation{ID: id, Time: when, Reason: reason})
+	}
+	text, err := readFile(e.Dir, RevokedFile, maxRevoked)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return id, fmt.Errorf("cannot revoke %s: %w", IDText(id), err)
+		return nil, false, fmt.Errorf("cannot read the list of revoked keys: %w", err)
 	}
-	if len(old) > 0 && old[len(old)-1] != '\n' {
-		old = append(old, '\n')
+	listed, err := ParseRevoked(text)
+	if err != nil {
+		return nil, false, fmt.Errorf("cannot read the list of revoked keys: %w", err)
 	}
-	if err := os.MkdirAll(r.Dir, 0o755); err != nil {
-		return id, fmt.Errorf("cannot revoke %s: %w", IDText(id), err)
+	if len(text) > 0 && text[len(text)-1] != '\n' {
+		text = append(text, '\n')
 	}
-	line := fmt.Sprintf("%s %s %s\n", IDText(id), when.UTC().Format(time.DateOnly), reason)
-	if err := r.write(RevokedName, append(old, line...)); err != nil {
-		return id, fmt.Errorf("cannot revoke %s: %w", IDText(id), err)
+	for _, r := range wanted {
+		i := slices.IndexFunc(listed, func(old Revocation) bool {
+			return old.ID == r.ID && (len(r.Key) == 0 || string(old.Key) == string(r.Key))
+		})
+		if i >= 0 {
+			out = append(out, listed[i])
+			continue
+		}
+		added = true
+		out = append(out, r)
+		text = append(text, formatRevocation(r)...)
 	}
-	return id, nil
+	if !added {
+		return out, false, nil
+	}
+	if err := replaceFile(e.Kernel, e.Dir, RevokedFile, text, 0o644); err != nil {
+		return nil, false, fmt.Errorf("cannot write the list of revoked keys: %w", err)
+	}
+	return out, true, nil
 }
 
-// write replaces a file of the folder, durably and at once.
-func (r *Ring) write(name string, b []byte) error {
-	beside, err := os.CreateTemp(r.Dir, ".new-")
-	if err != nil {
-		return err
-	}
-	_, err = beside.Write(b)
-	err = errors.Join(err, beside.Chmod(0o644), beside.Sync(), beside.Close())
-	if err == nil {
-		err = os.Rename(beside.Name(), filepath.Join(r.Dir, name))
-	}
-	if err != nil {
-		return errors.Join(err, os.Remove(beside.Name()))
-	}
-	dir, err := os.Open(r.Dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(dir.Sync(), dir.Close())
+// publicText is the public key's file, as minisign writes it.
+func publicText(key minisign.PublicKey) []byte {
+	return fmt.Appendf(nil, "untrusted comment: minisign public key %X\n%s\n", key.ID(), key)
 }

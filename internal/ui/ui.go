@@ -24,6 +24,8 @@ type Renderer interface {
 	History([]change.Generation)
 	Status([]change.Generation)
 	Setup(*change.SetupReport)
+	Keys(*change.KeyReport)
+	Signed(*change.SignReport)
 	// Error prints what went wrong, what to do about it ("" for nothing), and
 	// the exit code to come.
 	Error(err error, hint string, code int)

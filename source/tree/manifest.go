@@ -14,6 +14,7 @@ import (
 	"sync/atomic"
 
 	"github.com/liveupd/liveupd/change"
+	"github.com/liveupd/liveupd/internal/trust"
 )
 
 // The manifest of digests is text, one line for each path, and there is
@@ -26,6 +27,9 @@ import (
 //	version VERSION           free text, escaped
 //	sequence NUMBER
 //	bootme true|false
+//	expires SECONDS           since the epoch; only where it expires
+//	signed SECONDS            since the epoch; only where the signer said when
+//	revokes ID,ID,...         minisign key IDs, ascending; only where it revokes any
 //	toml SHA256|-             digest of liveupd.toml, - where there is none
 //	TYPE MODE UID GID SIZE DATA XATTRS PATH
 //	...
@@ -50,10 +54,9 @@ const typeLetters = "?fdlcbps" // indexed by change.Type
 
 // header is what the manifest says of the tree as a whole.
 type header struct {
-	Name, Version string
-	Sequence      uint64
-	Bootme        bool
-	TOML          change.Digest // zero: there is no liveupd.toml
+	trust.Head
+	Bootme bool
+	TOML   change.Digest // zero: there is no liveupd.toml
 }
 
 // digests is a parsed manifest. It keeps the text and where each line starts,
@@ -123,20 +126,30 @@ func (h *header) parse(next func() (string, error)) error {
 	if line != magic {
 		return fmt.Errorf("want %q, have %.60q", magic, line)
 	}
+	passed := false // the line is still to be read as the next key
 	for _, field := range []struct {
-		key string
-		set func(string) error
+		key      string
+		optional bool
+		set      func(string) error
 	}{
-		{"name", func(v string) (err error) { h.Name, err = unescape(v); return err }},
-		{"version", func(v string) (err error) { h.Version, err = unescape(v); return err }},
-		{"sequence", func(v string) (err error) { h.Sequence, err = parseUint(v, 64); return err }},
-		{"bootme", func(v string) (err error) { h.Bootme, err = parseBool(v); return err }},
-		{"toml", func(v string) (err error) { h.TOML, err = parseOptional(v); return err }},
+		{"name", false, func(v string) (err error) { h.Name, err = unescape(v); return err }},
+		{"version", false, func(v string) (err error) { h.Version, err = unescape(v); return err }},
+		{"sequence", false, func(v string) (err error) { h.Sequence, err = parseUint(v, 64); return err }},
+		{"bootme", false, func(v string) (err error) { h.Bootme, err = parseBool(v); return err }},
+		{"expires", true, func(v string) (err error) { h.Expires, err = parseSeconds(v); return err }},
+		{"signed", true, func(v string) (err error) { h.Signed, err = parseSeconds(v); return err }},
+		{"revokes", true, func(v string) (err error) { h.Revokes, err = parseIDs(v); return err }},
+		{"toml", false, func(v string) (err error) { h.TOML, err = parseOptional(v); return err }},
 	} {
-		if line, err = next(); err != nil {
-			return err
+		if !passed {
+			if line, err = next(); err != nil {
+				return err
+			}
 		}
 		value, ok := strings.CutPrefix(line, field.key+" ")
+		if passed = !ok && field.optional; passed {
+			continue
+		}
 		if !ok {
 			return fmt.Errorf("want the key %s, have %.60q", field.key, line)
 		}
@@ -144,17 +157,29 @@ func (h *header) parse(next func() (string, error)) error {
 			return err
 		}
 	}
-	for _, text := range []string{h.Name, h.Version} {
-		if err := checkText(text); err != nil {
-			return err
-		}
-	}
-	return nil
+	return h.Check()
 }
 
 func (h *header) append(b []byte) []byte {
-	b = fmt.Appendf(b, "%s\nname %s\nversion %s\nsequence %d\nbootme %t\ntoml ",
+	b = fmt.Appendf(b, "%s\nname %s\nversion %s\nsequence %d\nbootme %t\n",
 		magic, escape(h.Name), escape(h.Version), h.Sequence, h.Bootme)
+	if h.Expires != 0 {
+		b = fmt.Appendf(b, "expires %d\n", h.Expires)
+	}
+	if h.Signed != 0 {
+		b = fmt.Appendf(b, "signed %d\n", h.Signed)
+	}
+	for i, id := range h.Revokes {
+		before := ","
+		if i == 0 {
+			before = "revokes "
+		}
+		b = append(b, before+id.String()...)
+	}
+	if len(h.Revokes) > 0 {
+		b = append(b, '\n')
+	}
+	b = append(b, "toml "...)
 	if h.TOML.IsZero() {
 		return append(b, "-\n"...)
 	}
@@ -328,6 +353,31 @@ func parseUint(s string, bits int) (uint64, error) {
 		return 0, fmt.Errorf("%.30q is not a decimal number of at most %d bits", s, bits)
 	}
 	return n, nil
+}
+
+// parseSeconds reads a time; where there is none, there is no line.
+func parseSeconds(s string) (int64, error) {
+	n, err := parseUint(s, 63)
+	if err == nil && n == 0 {
+		err = errors.New("the time is zero")
+	}
+	return int64(n), err
+}
+
+// parseIDs reads key IDs.
+func parseIDs(s string) ([]trust.KeyID, error) {
+	var out []trust.KeyID
+	for part := range strings.SplitSeq(s, ",") {
+		id, err := trust.ParseKeyID(part)
+		if err == nil && id.String() != part {
+			err = fmt.Errorf("%.40q is not a key ID of 16 digits in capitals", part)
+		}
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, id)
+	}
+	return out, nil
 }
 
 func parseBool(s string) (bool, error) {

@@ -10,9 +10,12 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/liveupd/liveupd/change"
+	"github.com/liveupd/liveupd/internal/trust"
 )
 
 const sum = "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824"
+
+const head = "liveupd-manifest 1\nname app\nversion 1.0\nsequence 3\nbootme false\nexpires 1800000000\nsigned 1700000000\nrevokes 0000000000000001,0123456789ABCDEF\n"
 
 const top = "liveupd-manifest 1\nname app\nversion 1.0\nsequence 3\nbootme false\ntoml -\n"
 
@@ -27,7 +30,7 @@ func TestParseManifest(t *testing.T) {
 		"s 0600 0 0 0 - - /usr/socket\n"
 	d, err := parseManifest([]byte(text))
 	must(t, err)
-	if diff := cmp.Diff(header{Name: "app", Version: "1.0", Sequence: 3}, d.header); diff != "" {
+	if diff := cmp.Diff(header{Head: trust.Head{Name: "app", Version: "1.0", Sequence: 3}}, d.header); diff != "" {
 		t.Errorf("header (-want +got):\n%s", diff)
 	}
 	i, ok := d.find("/usr/a-b/\xff")
@@ -44,6 +47,20 @@ func TestParseManifest(t *testing.T) {
 	}
 }
 
+func TestParseHead(t *testing.T) {
+	d, err := parseManifest([]byte(head + "toml -\n"))
+	must(t, err)
+	want := header{Head: trust.Head{
+		Name: "app", Version: "1.0", Sequence: 3, Expires: 1800000000, Signed: 1700000000, Revokes: []trust.KeyID{1, 0x0123456789ABCDEF},
+	}}
+	if diff := cmp.Diff(want, d.header); diff != "" {
+		t.Errorf("header (-want +got):\n%s", diff)
+	}
+	if got := string(d.header.append(nil)); got != head+"toml -\n" {
+		t.Errorf("written again: %q", got)
+	}
+}
+
 func TestParseManifestRefuses(t *testing.T) {
 	usr := top + "d 0755 0 0 0 - - /usr\n"
 	tests := []struct{ name, text, want string }{
@@ -55,6 +72,15 @@ func TestParseManifestRefuses(t *testing.T) {
 		{"sequence", strings.Replace(usr, "sequence 3", "sequence 03", 1), "line 4"},
 		{"sequence too big", strings.Replace(usr, "sequence 3", "sequence 18446744073709551616", 1), "line 4"},
 		{"bootme", strings.Replace(usr, "bootme false", "bootme no", 1), "line 5"},
+		{"expires zero", strings.Replace(usr, "toml", "expires 0\ntoml", 1), "line 6"},
+		{"expires after signed", strings.Replace(usr, "toml", "signed 1\nexpires 2\ntoml", 1), "want the key toml"},
+		{"expires twice", strings.Replace(usr, "toml", "expires 2\nexpires 2\ntoml", 1), "want the key toml"},
+		{"expires before it is signed", strings.Replace(usr, "toml", "expires 1\nsigned 2\ntoml", 1), "expires before that"},
+		{"expires beyond the calendar", strings.Replace(usr, "toml", "expires 253402300800\ntoml", 1), "between 1970 and 9999"},
+		{"revokes nothing", strings.Replace(usr, "toml", "revokes \ntoml", 1), "key ID"},
+		{"revokes short", strings.Replace(usr, "toml", "revokes 1\ntoml", 1), "16 digits"},
+		{"revokes small letters", strings.Replace(usr, "toml", "revokes 0123456789abcdef\ntoml", 1), "capitals"},
+		{"revokes out of order", strings.Replace(usr, "toml", "revokes 0000000000000002,0000000000000001\ntoml", 1), "does not come after"},
 		{"toml", strings.Replace(usr, "toml -", "toml abc", 1), "line 6"},
 		{"empty name unescaped", strings.Replace(usr, "name app", "name ", 1), "line 2"},
 		{"fields", usr + "d 0755 0 0 0 - /usr/a\n", "7 fields"},
@@ -156,6 +182,7 @@ func FuzzParseManifest(f *testing.F) {
 	}
 	f.Add(buf.Bytes())
 	f.Add([]byte(top))
+	f.Add([]byte(head + "toml -\n"))
 	f.Add([]byte(top + "d 0755 0 0 0 - - /usr\nl 0777 0 0 0 \\x20 user.a=,user.b=AA== /usr/\\xff\n"))
 	f.Fuzz(func(t *testing.T, text []byte) {
 		d, err := parseManifest(text)
@@ -181,6 +208,8 @@ func FuzzParseManifest(f *testing.F) {
 
 func FuzzParseTOML(f *testing.F) {
 	f.Add([]byte("name = 'x'\nsequence = 1\nowns = ['/usr']\n"))
+	f.Add([]byte("expires = 2027-01-31T00:00:00Z\nrevokes = ['1', '0123456789ABCDEF']\n"))
+	f.Add([]byte("expires = '1800000000'\n"))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		m, err := parseTOML(b)
 		if err != nil {

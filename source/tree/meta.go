@@ -11,28 +11,28 @@ import (
 	"path"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
-	"unicode"
-	"unicode/utf8"
+	"time"
 
 	"github.com/pelletier/go-toml/v2"
 
 	"github.com/liveupd/liveupd/change"
 	"github.com/liveupd/liveupd/internal/sys"
+	"github.com/liveupd/liveupd/internal/trust"
 )
 
+// ManifestName is the manifest of digests.
+const ManifestName = "liveupd.manifest"
+
 const (
-	storeName    = ".liveupd"
-	tomlName     = "liveupd.toml"
-	manifestName = "liveupd.manifest"
-	sigSuffix    = ".minisig"
+	storeName = ".liveupd"
+	tomlName  = "liveupd.toml"
+	sigSuffix = ".minisig"
 )
 
-// maxTOML and maxSig bound what is read of files that a stranger may have made.
-const (
-	maxTOML = 1 << 20
-	maxSig  = 64 << 10
-)
+// maxTOML bounds what is read of a file that a stranger may have made.
+const maxTOML = 1 << 20
 
 // Manifest is what liveupd.toml says of the update.
 type Manifest struct {
@@ -51,6 +51,61 @@ type Manifest struct {
 	Owns []string `toml:"owns"`
 	// Never are paths that the update leaves alone, though it may ship them.
 	Never []string `toml:"never"`
+	// Expires is when the update is no longer accepted, Signed when it was signed, in
+	// seconds since the epoch; 0 where nobody has said. Only a signer says the second.
+	Expires int64 `toml:"-"`
+	Signed  int64 `toml:"-"`
+	// Revokes are keys that are no longer trusted once the update is verified; ascending.
+	Revokes []trust.KeyID `toml:"-"`
+}
+
+// Head is what of the manifest says which update this is.
+func (m *Manifest) Head() trust.Head {
+	return trust.Head{
+		Name: m.Name, Version: m.Version, Sequence: m.Sequence,
+		Expires: m.Expires, Signed: m.Signed, Revokes: m.Revokes,
+	}
+}
+
+func (m *Manifest) setHead(h trust.Head) {
+	m.Name, m.Version, m.Sequence = h.Name, h.Version, h.Sequence
+	m.Expires, m.Signed, m.Revokes = h.Expires, h.Signed, h.Revokes
+}
+
+// written are the keys of liveupd.toml that need more than TOML's types.
+type written struct {
+	*Manifest
+	// Expires is a date with its zone, the same as a text, or seconds since the epoch.
+	Expires any      `toml:"expires"`
+	Revokes []string `toml:"revokes"`
+}
+
+func (w *written) settle() error {
+	var err error
+	switch v := w.Expires.(type) {
+	case nil:
+	case time.Time:
+		w.Manifest.Expires = v.Unix()
+	case int64:
+		w.Manifest.Expires, err = trust.ParseTime(strconv.FormatInt(v, 10))
+	case string:
+		w.Manifest.Expires, err = trust.ParseTime(v)
+	default:
+		err = errors.New("want a date with a zone (2027-01-31T00:00:00Z) or seconds since 1970")
+	}
+	if err != nil {
+		return fmt.Errorf("expires: %w", err)
+	}
+	for _, text := range w.Revokes {
+		id, err := trust.ParseKeyID(text)
+		if err != nil {
+			return fmt.Errorf("revokes: %w", err)
+		}
+		w.Manifest.Revokes = append(w.Manifest.Revokes, id)
+	}
+	w.Manifest.Revokes = trust.SortKeyIDs(w.Manifest.Revokes)
+	h := w.Head()
+	return h.Check()
 }
 
 // parseTOML reads liveupd.toml. Unknown keys are refused: a misspelt "owns"
@@ -58,7 +113,8 @@ type Manifest struct {
 func parseTOML(b []byte) (Manifest, error) {
 	var m Manifest
 	dec := toml.NewDecoder(bytes.NewReader(b)).DisallowUnknownFields()
-	if err := dec.Decode(&m); err != nil {
+	w := written{Manifest: &m}
+	if err := dec.Decode(&w); err != nil {
 		if strict, ok := errors.AsType[*toml.StrictMissingError](err); ok {
 			row, _ := strict.Errors[0].Position()
 			return Manifest{}, fmt.Errorf("line %d: unknown key %q", row, strings.Join(strict.Errors[0].Key(), "."))
@@ -69,10 +125,8 @@ func parseTOML(b []byte) (Manifest, error) {
 		}
 		return Manifest{}, err
 	}
-	for _, text := range []struct{ key, value string }{{"name", m.Name}, {"version", m.Version}} {
-		if err := checkText(text.value); err != nil {
-			return Manifest{}, fmt.Errorf("%s: %w", text.key, err)
-		}
+	if err := w.settle(); err != nil {
+		return Manifest{}, err
 	}
 	if strings.ContainsRune(m.Tree, '/') {
 		return Manifest{}, fmt.Errorf("tree: %q is not the name of a directory", m.Tree)
@@ -88,17 +142,6 @@ func parseTOML(b []byte) (Manifest, error) {
 		}
 	}
 	return m, nil
-}
-
-// checkText refuses names that would garble a terminal or a record.
-func checkText(s string) error {
-	if len(s) > 255 {
-		return errors.New("longer than 255 bytes")
-	}
-	if !utf8.ValidString(s) || strings.ContainsFunc(s, unicode.IsControl) {
-		return fmt.Errorf("%q holds control characters or is not UTF-8", s)
-	}
-	return nil
 }
 
 // checkOwned refuses paths of a form that no rule could match or that would mean the whole machine.

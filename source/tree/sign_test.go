@@ -15,7 +15,10 @@ import (
 
 	"github.com/liveupd/liveupd/change"
 	"github.com/liveupd/liveupd/internal/sys"
+	"github.com/liveupd/liveupd/internal/trust"
 )
+
+func ring(dir string) *trust.Keyring { return trust.NewKeyring(trust.Options{Dir: dir}) }
 
 const strange = "usr/lib/a b\\c\n\xff,=é"
 
@@ -54,14 +57,14 @@ func TestSigned(t *testing.T) {
 			s := newSigner(t, "release.pub")
 			must(t, os.WriteFile(filepath.Join(s.keys, "a-broken.pub"), []byte("nonsense"), 0o644))
 			s.sign(t, dir, filepath.Join(top, where))
-			tr, err := Open(t.Context(), dir, Options{KeysDir: s.keys})
+			tr, err := Open(t.Context(), dir, Options{Keys: ring(s.keys)})
 			must(t, err)
 			defer tr.Close()
 			if diff := cmp.Diff(Manifest{Name: "app", Version: "2", Sequence: 7}, tr.Manifest()); diff != "" {
 				t.Errorf("Manifest() (-want +got):\n%s", diff)
 			}
-			if !strings.HasPrefix(tr.Signer(), "release.pub (key ") || tr.TrustedComment() != "release 7" {
-				t.Errorf("Signer() = %q, comment %q", tr.Signer(), tr.TrustedComment())
+			if who := tr.Signer(); who == nil || who.File != "release.pub" || who.Comment != "release 7" || who.ID != trust.KeyID(s.priv.ID()) {
+				t.Errorf("Signer() = %v", who)
 			}
 			must(t, checkAll(t, tr))
 			want := &change.Node{Type: change.Symlink, Mode: 0o777, UID: tr.owner, Target: "../lib/x"}
@@ -123,7 +126,7 @@ func TestSignedTampered(t *testing.T) {
 			s := newSigner(t, "k.pub")
 			s.sign(t, dir, filepath.Join(dir, "liveupd.manifest"))
 			tt.tamper(t, dir)
-			tr, err := Open(t.Context(), dir, Options{KeysDir: s.keys, AllowUnsigned: true})
+			tr, err := Open(t.Context(), dir, Options{Keys: ring(s.keys), AllowUnsigned: true})
 			if err == nil {
 				defer tr.Close()
 				if tt.open {
@@ -144,7 +147,7 @@ func TestSignedContent(t *testing.T) {
 	put(t, dir, signedFiles)
 	s := newSigner(t, "k.pub")
 	s.sign(t, dir, filepath.Join(dir, "liveupd.manifest"))
-	tr, err := Open(t.Context(), dir, Options{KeysDir: s.keys})
+	tr, err := Open(t.Context(), dir, Options{Keys: ring(s.keys)})
 	must(t, err)
 	defer tr.Close()
 	got := node(t, tr, "/usr/lib/x")
@@ -216,7 +219,7 @@ func TestSignatureRefused(t *testing.T) {
 			s.sign(t, dir, filepath.Join(dir, "liveupd.manifest"))
 			keys := tt.do(t, s, dir)
 			// A wrong signature is refused where unsigned trees are allowed, too.
-			tr, err := Open(t.Context(), dir, Options{KeysDir: keys, AllowUnsigned: true})
+			tr, err := Open(t.Context(), dir, Options{Keys: ring(keys), AllowUnsigned: true})
 			if err == nil {
 				tr.Close()
 			}
@@ -233,7 +236,7 @@ func TestFinishUnwalked(t *testing.T) {
 	put(t, dir, signedFiles)
 	s := newSigner(t, "k.pub")
 	s.sign(t, dir, filepath.Join(dir, "liveupd.manifest"))
-	tr, err := Open(t.Context(), dir, Options{KeysDir: s.keys})
+	tr, err := Open(t.Context(), dir, Options{Keys: ring(s.keys)})
 	must(t, err)
 	defer tr.Close()
 	must(t, tr.Finish())
@@ -263,7 +266,7 @@ func TestWriteManifestSpecial(t *testing.T) {
 	must(t, k.SetXattr(root, "usr/bin/ping", "security.selinux", []byte("x")))
 	s := newSigner(t, "k.pub")
 	s.sign(t, dir, filepath.Join(dir, "liveupd.manifest"))
-	tr, err := Open(t.Context(), dir, Options{KeysDir: s.keys})
+	tr, err := Open(t.Context(), dir, Options{Keys: ring(s.keys)})
 	must(t, err)
 	defer tr.Close()
 	must(t, checkAll(t, tr))
@@ -299,10 +302,10 @@ func TestMinisignProgram(t *testing.T) {
 		}
 		run("-G", "-W", "-p", filepath.Join(keys, "k.pub"), "-s", filepath.Join(keys, "k.sec"))
 		run("-S", flag, "-s", filepath.Join(keys, "k.sec"), "-t", "by hand", "-m", filepath.Join(dir, "liveupd.manifest"))
-		tr, err := Open(t.Context(), dir, Options{KeysDir: keys})
+		tr, err := Open(t.Context(), dir, Options{Keys: ring(keys)})
 		must(t, err)
-		if tr.TrustedComment() != "by hand" {
-			t.Errorf("TrustedComment() = %q", tr.TrustedComment())
+		if tr.Signer().Comment != "by hand" {
+			t.Errorf("the comment is %q", tr.Signer().Comment)
 		}
 		must(t, checkAll(t, tr))
 		must(t, tr.Close())

@@ -13,15 +13,13 @@ import (
 
 	"github.com/liveupd/liveupd/change"
 	"github.com/liveupd/liveupd/internal/sys"
+	"github.com/liveupd/liveupd/internal/trust"
 )
-
-// DefaultKeysDir is where a machine keeps the public keys that it trusts.
-const DefaultKeysDir = "/etc/liveupd/keys"
 
 // Options says what Open accepts.
 type Options struct {
-	// KeysDir holds minisign public keys as *.pub; "" is DefaultKeysDir.
-	KeysDir string
+	// Keys are the public keys that count; nil is those of the running system.
+	Keys *trust.Keyring
 	// AllowUnsigned takes a tree that carries no signature. It never takes one
 	// whose signature is wrong.
 	AllowUnsigned bool
@@ -29,8 +27,9 @@ type Options struct {
 	// the operator knows by another name; "" is the directory's own.
 	Name string
 	// Signer is who signed the archive that the directory was unpacked from: then
-	// it needs no manifest of its own.
-	Signer string
+	// it needs no manifest of its own. Head is what that signature says of it.
+	Signer *trust.Signer
+	Head   trust.Head
 }
 
 // Tree is an opened update. Claim, Check and Skip may be called from many
@@ -42,9 +41,8 @@ type Tree struct {
 	above    *sys.FD // the folder that holds dir; nil for /
 	owner    uint32  // of dir
 	manifest Manifest
-	list     *digests // nil: unsigned
-	signer   string
-	comment  string
+	list     *digests      // nil: unsigned
+	signer   *trust.Signer // nil: unsigned
 	whole    bool
 	warnings []string
 }
@@ -53,8 +51,8 @@ type Tree struct {
 // package comment. An error that refuses the update for its signature or for
 // the lack of one matches change.ErrVerification.
 func Open(ctx context.Context, dir string, o Options) (*Tree, error) {
-	if o.KeysDir == "" {
-		o.KeysDir = DefaultKeysDir
+	if o.Keys == nil {
+		o.Keys = trust.NewKeyring(trust.Options{})
 	}
 	t, err := openDir(dir, o.Name)
 	if err != nil {
@@ -118,7 +116,7 @@ func (t *Tree) load(ctx context.Context, o Options) error {
 	if err := ctx.Err(); err != nil {
 		return fmt.Errorf("cannot open the tree %s: %w", t.name, err)
 	}
-	if err := t.loadSigned(o.KeysDir); err != nil {
+	if err := t.loadSigned(o.Keys); err != nil {
 		return err
 	}
 	m, sum, err := t.loadTOML()
@@ -126,16 +124,22 @@ func (t *Tree) load(ctx context.Context, o Options) error {
 		return err
 	}
 	if t.list != nil {
-		if t.manifest, err = t.list.header.join(m, sum); err != nil {
+		if m, err = t.list.header.join(m, sum); err != nil {
 			return fmt.Errorf("cannot accept %s: %w: %w", t.name, err, change.ErrVerification)
 		}
-		return nil
 	}
 	t.manifest = m
-	if !o.AllowUnsigned && t.signer == "" {
+	if o.Signer != nil {
+		head, err := m.Head().Join(o.Head)
+		if err != nil {
+			return fmt.Errorf("cannot accept %s: what is signed with it and what it holds disagree: %w: %w", t.name, err, change.ErrVerification)
+		}
+		t.manifest.setHead(head)
+	}
+	if !o.AllowUnsigned && t.signer == nil {
 		return change.WithHint(
 			fmt.Errorf("cannot accept %s: it is not signed: %w", t.name, change.ErrVerification),
-			"sign its "+manifestName+" with minisign, or pass --allow-unsigned")
+			"sign it with: liveupd sign; or, where it is named on the command line, pass --allow-unsigned")
 	}
 	return nil
 }
@@ -150,10 +154,15 @@ func (h *header) join(m Manifest, sum change.Digest) (Manifest, error) {
 	case h.TOML != sum:
 		return m, errors.New(tomlName + " differs from the signed manifest")
 	case sum.IsZero():
-		return Manifest{Name: h.Name, Version: h.Version, Sequence: h.Sequence, Bootme: h.Bootme}, nil
-	case h.Name != m.Name || h.Version != m.Version || h.Sequence != m.Sequence || h.Bootme != m.Bootme:
-		return m, fmt.Errorf("%s and the head of %s disagree", tomlName, manifestName)
+		m = Manifest{Bootme: h.Bootme}
+	case h.Bootme != m.Bootme:
+		return m, fmt.Errorf("%s and the head of %s disagree: bootme", tomlName, ManifestName)
 	}
+	head, err := m.Head().Join(h.Head)
+	if err != nil {
+		return m, fmt.Errorf("%s and the head of %s disagree: %w", tomlName, ManifestName, err)
+	}
+	m.setHead(head)
 	return m, nil
 }
 
@@ -198,12 +207,8 @@ func (t *Tree) Whole() bool { return t.whole }
 // zero value where neither is there.
 func (t *Tree) Manifest() Manifest { return t.manifest }
 
-// Signer names the key that confirmed the signature: its file and its id. It
-// is "" for an unsigned tree.
-func (t *Tree) Signer() string { return t.signer }
-
-// TrustedComment is the signed comment of the signature.
-func (t *Tree) TrustedComment() string { return t.comment }
+// Signer is the key that confirmed the signature; nil for an unsigned tree.
+func (t *Tree) Signer() *trust.Signer { return t.signer }
 
 // Warnings are for the plan.
 func (t *Tree) Warnings() []string { return slices.Clone(t.warnings) }
@@ -217,7 +222,7 @@ func (t *Tree) Close() error {
 func (t *Tree) Skip(p string) bool { return skipped(p) }
 
 func skipped(p string) bool {
-	return p == "/"+tomlName || p == "/"+manifestName || p == "/"+manifestName+sigSuffix
+	return p == "/"+tomlName || p == "/"+ManifestName || p == "/"+ManifestName+sigSuffix
 }
 
 // Claim gives what the signed manifest says of p: type, mode, owner, size,

@@ -166,7 +166,7 @@ func TestOpenManifest(t *testing.T) {
 			top := t.TempDir()
 			put(t, top, map[string]string{"d/usr/lib/x": "x"})
 			put(t, top, tt.files)
-			tr, err := Open(t.Context(), filepath.Join(top, "d"), Options{AllowUnsigned: true, KeysDir: t.TempDir()})
+			tr, err := Open(t.Context(), filepath.Join(top, "d"), Options{AllowUnsigned: true, Keys: ring(t.TempDir())})
 			if tt.err != "" {
 				if err == nil || !strings.Contains(err.Error(), tt.err) {
 					t.Errorf("Open = %v; want an error with %q", err, tt.err)
@@ -178,8 +178,8 @@ func TestOpenManifest(t *testing.T) {
 			if diff := cmp.Diff(tt.want, tr.Manifest()); diff != "" {
 				t.Errorf("Manifest() (-want +got):\n%s", diff)
 			}
-			if tr.Signer() != "" {
-				t.Errorf("Signer() = %q; want none", tr.Signer())
+			if tr.Signer() != nil {
+				t.Errorf("Signer() = %v; want none", tr.Signer())
 			}
 			if node, signed := tr.Claim("/usr/lib/x"); node != nil || signed {
 				t.Errorf("Claim of an unsigned tree = %v, %v; want nil, false", node, signed)
@@ -229,7 +229,7 @@ func TestWhole(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			top := t.TempDir()
 			put(t, top, tt.files)
-			tr, err := Open(t.Context(), top, Options{AllowUnsigned: true, KeysDir: t.TempDir()})
+			tr, err := Open(t.Context(), top, Options{AllowUnsigned: true, Keys: ring(t.TempDir())})
 			must(t, err)
 			defer tr.Close()
 			if got := tr.Whole(); got != tt.want {
@@ -243,7 +243,7 @@ func TestUnsigned(t *testing.T) {
 	top := t.TempDir()
 	put(t, top, map[string]string{"d/usr/lib/x": "x"})
 	dir := filepath.Join(top, "d")
-	_, err := Open(t.Context(), dir, Options{KeysDir: t.TempDir()})
+	_, err := Open(t.Context(), dir, Options{Keys: ring(t.TempDir())})
 	if !errors.Is(err, change.ErrVerification) {
 		t.Fatalf("Open = %v; want ErrVerification", err)
 	}
@@ -257,10 +257,10 @@ func TestUnsigned(t *testing.T) {
 	must(t, WriteManifest(t.Context(), dir, &buf))
 	must(t, os.WriteFile(filepath.Join(dir, "liveupd.manifest"), buf.Bytes(), 0o644))
 	must(t, os.WriteFile(filepath.Join(dir, "usr/lib/x"), []byte("y"), 0o644))
-	if _, err = Open(t.Context(), dir, Options{KeysDir: t.TempDir()}); !errors.Is(err, change.ErrVerification) {
+	if _, err = Open(t.Context(), dir, Options{Keys: ring(t.TempDir())}); !errors.Is(err, change.ErrVerification) {
 		t.Errorf("Open with a manifest without signature = %v; want ErrVerification", err)
 	}
-	tr, err := Open(t.Context(), dir, Options{AllowUnsigned: true, KeysDir: t.TempDir()})
+	tr, err := Open(t.Context(), dir, Options{AllowUnsigned: true, Keys: ring(t.TempDir())})
 	must(t, err)
 	defer tr.Close()
 	if w := tr.Warnings(); len(w) != 1 || !strings.Contains(w[0], "no signature") {

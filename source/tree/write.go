@@ -13,41 +13,55 @@ import (
 
 	"github.com/liveupd/liveupd/change"
 	"github.com/liveupd/liveupd/internal/sys"
+	"github.com/liveupd/liveupd/internal/trust"
 )
 
 // WriteManifest writes the manifest of digests of the tree at dir to w: the
 // text that is to be signed. The same tree gives the same bytes. It reads
 // liveupd.toml where Open would, and signs nothing by itself.
 func WriteManifest(ctx context.Context, dir string, w io.Writer) error {
+	_, err := WriteSigned(ctx, dir, trust.Head{}, w)
+	return err
+}
+
+// WriteSigned is WriteManifest with what the signer says beside liveupd.toml. Where both
+// say something they must agree. It gives what both say together.
+func WriteSigned(ctx context.Context, dir string, said trust.Head, w io.Writer) (trust.Head, error) {
 	t, err := openDir(dir, "")
 	if err != nil {
-		return err
+		return said, err
 	}
 	defer t.Close()
 	m, sum, err := t.loadTOML()
 	if err != nil {
-		return err
+		return said, err
+	}
+	if said, err = m.Head().Join(said); err != nil {
+		return said, fmt.Errorf("cannot write the manifest of %s: %s says something else of: %w", t.dir, tomlName, err)
+	}
+	if err := said.Check(); err != nil {
+		return said, fmt.Errorf("cannot write the manifest of %s: %w", t.dir, err)
 	}
 	wr := &writer{tree: t, ctx: ctx}
 	if err := wr.walk(t.root, ""); err != nil {
-		return fmt.Errorf("cannot write the manifest of %s: %w", t.dir, err)
+		return said, fmt.Errorf("cannot write the manifest of %s: %w", t.dir, err)
 	}
 	// A folder's names ascend, but "/a-b" sorts between "/a" and "/a/c".
 	slices.SortFunc(wr.out, func(a, b listed) int { return strings.Compare(a.path, b.path) })
-	h := header{Name: m.Name, Version: m.Version, Sequence: m.Sequence, Bootme: m.Bootme, TOML: sum}
+	h := header{Head: said, Bootme: m.Bootme, TOML: sum}
 	buf := bufio.NewWriterSize(w, 1<<16)
 	line := h.append(nil)
 	for _, e := range wr.out {
 		if _, err := buf.Write(line); err != nil {
-			return fmt.Errorf("cannot write the manifest of %s: %w", t.dir, err)
+			return said, fmt.Errorf("cannot write the manifest of %s: %w", t.dir, err)
 		}
 		line = appendLine(line[:0], e.path, e.node)
 	}
 	_, err = buf.Write(line)
 	if err = errors.Join(err, buf.Flush()); err != nil {
-		return fmt.Errorf("cannot write the manifest of %s: %w", t.dir, err)
+		return said, fmt.Errorf("cannot write the manifest of %s: %w", t.dir, err)
 	}
-	return nil
+	return said, nil
 }
 
 type listed struct {
