@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"aead.dev/minisign"
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/liveupd/liveupd/change"
@@ -87,6 +88,12 @@ func TestConfirm(t *testing.T) {
 	if hint, ok := errors.AsType[*change.HintError](err); !ok || !strings.Contains(hint.Hint, b.ID().String()) {
 		t.Errorf("no hint names the key %s: %v", b.ID(), err)
 	}
+	// The old kind of signature, over the whole text, is no stream's.
+	old := minisign.Sign(a.key, []byte("text"))
+	_, err = ringOf(dir).Confirm("it", Text("text"), "it.minisig", old)
+	must(t, err)
+	_, err = ringOf(dir).Confirm("it", m, "it.minisig", old)
+	refused(t, err, "of the old kind")
 	// Another key that bears the same ID confirms nothing, alone or before the right one.
 	must(t, os.WriteFile(filepath.Join(dir, "0-fake.pub"), withID(t, b, a.ID()), 0o644))
 	_, err = ringOf(dir).Confirm("it", Text("text"), "it.minisig", signed(t, a, "text"))
