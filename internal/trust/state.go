@@ -209,8 +209,9 @@ func encodeLine(v any) ([]byte, error) {
 }
 
 func decodeLine(line []byte, v any) error {
-	crc, body, ok := bytes.Cut(line, []byte(" "))
-	if body, ok = bytes.CutSuffix(body, []byte("\n")); !ok || string(crc) != fmt.Sprintf("%08x", crc32.Checksum(body, castagnoli)) {
+	crc, body, _ := bytes.Cut(line, []byte(" "))
+	body, ok := bytes.CutSuffix(body, []byte("\n"))
+	if !ok || string(crc) != fmt.Sprintf("%08x", crc32.Checksum(body, castagnoli)) {
 		return errors.New("it is damaged")
 	}
 	dec := json.NewDecoder(bytes.NewReader(body))
