@@ -164,21 +164,26 @@ func Date(unix int64) string { return time.Unix(unix, 0).UTC().Format("2006-01-0
 func (h Head) Comment(file, free string) (string, error) {
 	var fields []string
 	add := func(key, value string) {
-		if value != "" && value != "0" {
+		if value != "" {
 			fields = append(fields, key+":"+value)
+		}
+	}
+	number := func(key string, value uint64) {
+		if value != 0 {
+			add(key, strconv.FormatUint(value, 10))
 		}
 	}
 	ids := make([]string, 0, len(h.Revokes))
 	for _, id := range h.Revokes {
 		ids = append(ids, id.String())
 	}
-	add("timestamp", strconv.FormatInt(h.Signed, 10))
+	number("timestamp", uint64(max(h.Signed, 0)))
 	add("file", file)
 	fields = append(fields, "hashed")
 	add("name", h.Name)
 	add("version", h.Version)
-	add("sequence", strconv.FormatUint(h.Sequence, 10))
-	add("expires", strconv.FormatInt(h.Expires, 10))
+	number("sequence", h.Sequence)
+	number("expires", uint64(max(h.Expires, 0)))
 	add("revokes", strings.Join(ids, ","))
 	add("comment", free)
 	for _, f := range fields {

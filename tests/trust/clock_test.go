@@ -25,7 +25,7 @@ date -s @100 >/dev/null
 echo "the year is $(date +%Y)"
 liveupd key add /in/ops.pub --root /mnt/root
 for u in bygone recent lapsed; do
-	liveupd apply --root /mnt/root --source tree:/in/$u
+	liveupd apply --yes --root /mnt/root --source tree:/in/$u
 	echo "$u exits $?"
 done
 echo "it holds $(cat /mnt/root/opt/app/file)"
