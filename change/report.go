@@ -83,6 +83,41 @@ type CheckReport struct {
 	Sessions    []Hit    `json:"sessions"` // processes of logged-in users, which no restart of a unit reaches
 	Examined    int      `json:"examined"` // processes that were looked at
 	Warnings    []string `json:"warnings"`
+	// Spared were met and ask for nothing; Detail says why.
+	Spared []Hit             `json:"spared,omitempty"`
+	Looked map[string]Looked `json:"-"` // by unit, where it was asked for
+	// Waiting are the units that an earlier update put off and that still run the old state.
+	Waiting      []string      `json:"waiting,omitempty"`
+	Kernel       *Release      `json:"kernel,omitempty"`
+	Microcode    *Release      `json:"microcode,omitempty"`
+	Explanations []Explanation `json:"explanations,omitempty"` // of the units that were asked about
+}
+
+// Looked is how much of a unit was looked at.
+type Looked struct {
+	Processes int
+	Files     int // that they map executable, counted for each process
+}
+
+// Release is what runs beside what is installed, of what only a boot takes up.
+type Release struct {
+	Running string `json:"running"`
+	Newest  string `json:"newest,omitempty"` // what the next boot would take, "" where that is not known
+	// State is one of current, rebuilt (another build of the same release), newer, unknown.
+	State  string `json:"state"`
+	Detail string `json:"detail,omitempty"`
+}
+
+// Explanation tells what was found about one unit, and why it is left alone
+// where it is.
+type Explanation struct {
+	Unit      string   `json:"unit"`
+	State     string   `json:"state"`  // as systemd has it, "not loaded" where it has none
+	Action    Action   `json:"action"` // none: it is left alone
+	Reasons   []Reason `json:"reasons"`
+	Spared    []Reason `json:"spared"`    // what was met and asks for nothing, each with why
+	Processes int      `json:"processes"` // that were looked at
+	Files     int      `json:"files"`     // that these run or map, and that were compared
 }
 
 // Damage is one path that is not what the last committed manifest says.

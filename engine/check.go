@@ -20,15 +20,33 @@ func (e *Engine) check(ctx context.Context, req Request, ev Events) (any, error)
 	}
 	defer s.close()
 	ev.progress("reading", 0, 0, "processes", "")
-	return e.checkReport(ctx, s)
-}
-
-func (e *Engine) checkReport(ctx context.Context, s *session) (*change.CheckReport, error) {
-	res, units, err := e.stale(ctx, s)
+	r, units, err := e.checkReport(ctx, s)
 	if err != nil {
 		return nil, err
 	}
+	generations, err := s.store.List()
+	if err != nil {
+		return nil, err
+	}
+	s.forgetDone(generations)
+	for _, g := range generations {
+		r.Waiting = append(r.Waiting, g.Deferred...)
+	}
+	slices.Sort(r.Waiting)
+	r.Waiting = slices.Compact(r.Waiting)
+	if len(req.Units) > 0 {
+		err = explain(r, units, req.Units)
+	}
+	return r, err
+}
+
+func (e *Engine) checkReport(ctx context.Context, s *session) (*change.CheckReport, map[string]*change.UnitState, error) {
+	res, units, err := e.stale(ctx, s)
+	if err != nil {
+		return nil, nil, err
+	}
 	r := planner.Check(res.Hits, units, res.Examined, res.Warnings)
+	r.Looked = res.Looked
 	for name, u := range units {
 		if u.NeedDaemonReload && name == u.Name {
 			r.HostAction = max(r.HostAction, change.ActionDaemonReload)
@@ -36,7 +54,7 @@ func (e *Engine) checkReport(ctx context.Context, s *session) (*change.CheckRepo
 		}
 	}
 	slices.SortFunc(r.HostReasons, func(a, b change.Reason) int { return strings.Compare(a.Kind+a.Unit, b.Kind+b.Unit) })
-	return r, nil
+	return r, units, nil
 }
 
 // restart does what check found.
@@ -52,7 +70,7 @@ func (e *Engine) restart(ctx context.Context, req Request, ev Events) (any, erro
 	if s.lock, err = takeLock(req); err != nil {
 		return nil, err
 	}
-	found, err := e.checkReport(ctx, s)
+	found, _, err := e.checkReport(ctx, s)
 	if err != nil {
 		return nil, err
 	}

@@ -66,6 +66,8 @@ type Request struct {
 	QuiesceFiles int    `json:"quiesce_files,omitempty"` // of one unit, from which on auto does it; 0: quiesce.Files
 	Unattended   bool   `json:"unattended,omitempty"`    // apply: refuse what nobody is there to mend
 	Remove       bool   `json:"remove,omitempty"`        // setup: take it away
+	// Units are those that check is asked about; none: all.
+	Units []string `json:"units,omitempty"`
 	// Own are the units that the caller runs in, with what leads to it.
 	Own []string `json:"own,omitempty"`
 }

@@ -295,6 +295,6 @@ func (e *Engine) stale(ctx context.Context, s *session) (*inspect.StaleResult, m
 			return nil, nil, err
 		}
 	}
-	res, err := inspect.Stale(ctx, inspect.StaleRequest{Retained: old, Units: units, Own: ownUnits()})
+	res, err := inspect.Stale(ctx, inspect.StaleRequest{Retained: old, Units: units, Own: ownUnits(), Count: len(s.req.Units) > 0})
 	return res, units, err
 }

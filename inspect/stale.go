@@ -22,13 +22,17 @@ type StaleRequest struct {
 	Retained map[change.InodeKey]string
 	// Own are units that are known to belong to the caller.
 	Own []string
+	// Count asks for StaleResult.Looked, at the price of a look at each
+	// process's control group.
+	Count bool
 }
 
 // StaleResult is what runs code that its path no longer holds.
 type StaleResult struct {
-	Hits     []change.Hit // Kind exec or mapped; Detail says what lies at the path now
-	Examined int          // processes that were looked at
-	Own      []string     // the caller's units
+	Hits     []change.Hit             // Kind exec or mapped; Detail says what lies at the path now
+	Examined int                      // processes that were looked at
+	Own      []string                 // the caller's units
+	Looked   map[string]change.Looked // by unit
 	Warnings []string
 }
 
@@ -52,13 +56,16 @@ func Stale(ctx context.Context, r StaleRequest) (*StaleResult, error) {
 	}
 	defer h.close()
 	s := &staleScan{host: h, retained: r.Retained, verdicts: map[staleKey]*staleVerdict{}}
+	if r.Count {
+		s.looked = map[string]change.Looked{}
+	}
 	met, err := h.scan(ctx, s.visit)
 	if err != nil {
 		return nil, err
 	}
 	slices.Sort(s.warnings)
 	return &StaleResult{
-		Hits: tidy(s.hits), Examined: met.examined, Own: h.own(r.Own),
+		Hits: tidy(s.hits), Examined: met.examined, Own: h.own(r.Own), Looked: s.looked,
 		Warnings: append(met.warnings(), s.warnings...),
 	}, nil
 }
@@ -71,6 +78,7 @@ type staleScan struct {
 	verdicts map[staleKey]*staleVerdict
 	hits     []change.Hit
 	warnings []string
+	looked   map[string]change.Looked // nil where nobody counts
 }
 
 // staleKey is one file as the processes of one root see it: what the verdict
@@ -143,7 +151,7 @@ func (s *staleScan) visit(p *sys.Proc, exe *change.Node) error {
 	if err != nil {
 		return err
 	}
-	if len(found) == 0 {
+	if len(found) == 0 && s.looked == nil {
 		return nil
 	}
 	who, err := s.describe(p, exe)
@@ -152,6 +160,12 @@ func (s *staleScan) visit(p *sys.Proc, exe *change.Node) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.looked != nil {
+		for _, unit := range []string{who.Unit, who.UserUnit} {
+			c := s.looked[unit]
+			s.looked[unit] = change.Looked{Processes: c.Processes + 1, Files: c.Files + len(seen)}
+		}
+	}
 	for _, hit := range found {
 		full := who
 		full.Kind, full.Path, full.Detail = hit.Kind, hit.Path, hit.Detail

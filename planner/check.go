@@ -17,20 +17,32 @@ func Check(hits []change.Hit, units map[string]*change.UnitState, examined int, 
 		Policy: change.Policy{Max: change.ActionReboot},
 	})
 	sessions := []change.Hit{}
+	var spared []change.Hit
+	spare := func(h change.Hit, why string) {
+		h.Detail = join("; ", h.Detail, why)
+		spared = append(spared, h)
+	}
 	for _, h := range hits {
 		switch {
-		case h.Setuid || h.Kind == "mapped" && isData(h.Path):
+		case h.Setuid:
+			spare(h, "a set-id program ends with its command")
+		case h.Kind == "mapped" && isData(h.Path):
+			spare(h, "data, and no code")
 		case h.Leftover || isSession(h):
+			if h.Leftover {
+				spare(h, "the process is older than the unit's present start, and a restart would not reach it")
+			}
 			sessions = append(sessions, h)
 		default:
 			p.hit(h)
 		}
 	}
 	slices.SortFunc(sessions, compareHits)
+	slices.SortFunc(spared, compareHits)
 	p.bear()
 	p.settle()
 	out := &change.CheckReport{
-		MessageType: "report", Schema: schema, Verb: "check", Units: []change.Stale{}, Sessions: sessions,
+		MessageType: "report", Schema: schema, Verb: "check", Units: []change.Stale{}, Sessions: sessions, Spared: spared,
 		HostAction: p.hostAction(), HostReasons: p.hostReasons(), Examined: examined,
 	}
 	for _, name := range slices.Sorted(maps.Keys(p.verdicts)) {

@@ -64,6 +64,19 @@ func (t *text) Check(r *change.CheckReport) {
 	defer t.mu.Unlock()
 	t.clear()
 	t.warnings(r.Warnings)
+	if len(r.Explanations) > 0 {
+		for _, x := range r.Explanations {
+			t.explain(x)
+		}
+		return
+	}
+	t.releases(r)
+	if len(r.Waiting) > 0 {
+		t.printf("%s\n", t.paint(bold, "Put off by an earlier update"))
+		for _, name := range r.Waiting {
+			t.printf("  %s\n", clean(name))
+		}
+	}
 	if len(r.Units) == 0 && r.HostAction == change.ActionNone && len(r.Sessions) == 0 {
 		t.printf("%s\n", t.paint(green, fmt.Sprintf("Nothing stale: %s looked at.", plural(r.Examined, "process"))))
 		return
@@ -89,6 +102,45 @@ func (t *text) Check(r *change.CheckReport) {
 		}
 		for _, h := range r.Sessions {
 			t.printf("           %s\n", t.paint(dim, reasonText(change.Reason{Kind: h.Kind, Path: h.Path, PID: h.PID, Comm: h.Comm, Detail: h.Detail})))
+		}
+	}
+}
+
+// releases tells where something newer is installed than what runs.
+func (t *text) releases(r *change.CheckReport) {
+	for _, k := range []struct {
+		what string
+		r    *change.Release
+	}{{"Kernel", r.Kernel}, {"Microcode", r.Microcode}} {
+		if k.r == nil || k.r.State == "current" || k.r.State == "unknown" {
+			continue
+		}
+		line := fmt.Sprintf("%s: %s runs, %s is installed", k.what, clean(k.r.Running), clean(k.r.Newest))
+		if k.r.Detail != "" {
+			line += " (" + clean(k.r.Detail) + ")"
+		}
+		t.printf("%s\n", t.paint(yellow, line))
+	}
+}
+
+// explain tells of one unit what was found, and why it is left alone.
+func (t *text) explain(x change.Explanation) {
+	verdict := t.paint(green, "nothing to do")
+	if x.Action != change.ActionNone {
+		verdict = t.paint(actionColor(x.Action), x.Action.String())
+	}
+	t.printf("%s  %s, %s\n", verdict, t.paint(bold, clean(x.Unit)), clean(x.State))
+	t.reasons(x.Reasons)
+	switch {
+	case x.Processes > 0:
+		t.printf("%s%s\n", indent, t.paint(dim, fmt.Sprintf("looked at: %s with %s in use, each against what its path holds now",
+			plural(x.Processes, "process"), plural(x.Files, "file"))))
+	case x.Action == change.ActionNone:
+		t.printf("%s%s\n", indent, t.paint(dim, "it has no process: its next start takes what is on disk"))
+	}
+	if t.o.Verbose || x.Action == change.ActionNone {
+		for _, r := range x.Spared {
+			t.printf("%s%s\n", indent, t.paint(dim, "left alone: "+reasonText(r)))
 		}
 	}
 }
