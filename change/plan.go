@@ -150,6 +150,9 @@ type Plan struct {
 	Warnings    []string     `json:"warnings"`
 	// Unaffected counts the running units that keep running untouched.
 	Unaffected int `json:"unaffected"`
+	// Spared are the units that something which changes reaches and that are left
+	// alone, with why; it does not count for the ID.
+	Spared []UnitPlan `json:"spared,omitempty"`
 }
 
 // Empty tells whether the plan has nothing to do.

@@ -49,13 +49,16 @@ func (p *planning) code() {
 	sessions, leftovers := bystanders{}, bystanders{}
 	for _, h := range hits {
 		switch {
-		case h.Kind != "namespace" && p.changed.same(h.Path), h.Kind == "mapped" && isData(h.Path):
-			// The bytes stay, or nobody runs them.
+		case h.Kind != "namespace" && p.changed.same(h.Path):
+			p.spareHit(h, "its bytes stay")
+		case h.Kind == "mapped" && isData(h.Path):
+			p.spareHit(h, "data, and no code")
 		case h.Setuid:
-			// sudo and its like end with their command.
+			p.spareHit(h, "a set-id program ends with its command")
 		case isSession(h):
 			sessions.add(cmp.Or(h.Unit, "no unit"), h.Comm)
 		case h.Leftover:
+			p.spareHit(h, "the process is older than the unit's present start, and a restart would not reach it")
 			leftovers.add(cmp.Or(h.Unit, "no unit"), h.Comm)
 		default:
 			p.hit(h)
@@ -156,7 +159,12 @@ func (p *planning) reach() {
 }
 
 func (p *planning) use(u *unit, def *change.Unit, use change.Use) {
-	if use.Kind == "config" || !p.static && !unseen[use.Kind] || !p.changed.at(use.Path) {
+	if use.Kind == "config" || !p.changed.at(use.Path) {
+		return
+	}
+	if !p.static && !unseen[use.Kind] {
+		// Where a process of it does, that decides.
+		p.spare(u.name, change.Reason{Kind: use.Kind, Path: use.Path, Detail: chain(def, use.Path)}, "none of its processes uses it")
 		return
 	}
 	if directory(p.changed.byPath[use.Path]) {

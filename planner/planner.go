@@ -100,6 +100,7 @@ type planning struct {
 	host     []hostNeed
 	checks   []change.Check
 	warnings map[string]bool
+	spared   map[string][]change.Reason // by unit
 }
 
 // Make decides what an update does and in what order. Source, Root and what
@@ -113,12 +114,14 @@ func Make(in change.Input) *change.Plan {
 	p.reach()
 	p.configuration()
 	p.hostChanges()
+	p.atRest()
 	return p.finish()
 }
 
 func newPlanning(in change.Input) *planning {
 	p := &planning{
 		in: in, facts: in.Facts, verdicts: map[string]*verdict{}, warnings: map[string]bool{},
+		spared: map[string][]change.Reason{},
 	}
 	if p.in.Delta == nil {
 		p.in.Delta = &change.Delta{}
@@ -160,6 +163,7 @@ func (p *planning) verdict(name string) *verdict {
 // A oneshot has done its work: it is not run again unless it asks for that.
 func (p *planning) raise(u *unit, rung change.Action, r change.Reason) {
 	if rung >= change.ActionRestart && u.oneshot && !u.optsIn() {
+		p.spare(u.name, r, "a oneshot has done its work, and is not run again unless it asks for that")
 		return
 	}
 	v := p.verdict(u.name)
@@ -215,6 +219,7 @@ func (p *planning) finish() *change.Plan {
 	out.Checks = p.checks
 	out.Steps = p.steps()
 	out.Unaffected = p.unaffected()
+	out.Spared = p.left()
 	out.ID = p.id(out)
 	out.Warnings = slices.Sorted(maps.Keys(p.warnings))
 	if out.Warnings == nil {
@@ -225,8 +230,13 @@ func (p *planning) finish() *change.Plan {
 
 // settle drops verdicts that come to nothing.
 func (p *planning) settle() {
-	maps.DeleteFunc(p.verdicts, func(_ string, v *verdict) bool {
+	maps.DeleteFunc(p.verdicts, func(name string, v *verdict) bool {
 		a := v.action()
+		if a == change.ActionDaemonReload {
+			for _, r := range v.reasons {
+				p.spare(name, r, "a daemon-reload takes it up")
+			}
+		}
 		return a == change.ActionNone || a == change.ActionDaemonReload
 	})
 }

@@ -131,6 +131,13 @@ func (t *text) planUnits(p *change.Plan) {
 	if p.Unaffected > 0 {
 		t.printf("\n%s\n", t.paint(green, plural(p.Unaffected, "running service")+" untouched"))
 	}
+	if t.o.Verbose && len(p.Spared) > 0 {
+		t.printf("\n%s\n", t.paint(bold, "Left alone, although something that changes reaches it"))
+		for _, u := range p.Spared {
+			t.printf("  %s\n", unitName(u.Manager, u.Unit))
+			t.reasons(u.Reasons)
+		}
+	}
 	if len(later) > 0 {
 		t.printf("\n%s\n", t.paint(bold, "Deferred: what runs there stays as it is"))
 		t.unitList(later)
