@@ -157,6 +157,9 @@ type Entry struct {
 	// From, not from the source: a name that shares its inode with a path that
 	// goes, and must get an inode of its own.
 	FromLive bool
+	// SameCode tells that other bytes are the same program under the same build
+	// ID: stripped, signed, or with another debug link.
+	SameCode bool
 }
 
 // Delta is what an update changes in a root: sorted by path, no-op entries

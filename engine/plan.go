@@ -249,6 +249,7 @@ func (s *session) readTrees(ctx context.Context, in *change.Input, content *sys.
 	if in.New, err = rootfs.Load(ctx, newView, o); err != nil {
 		return fmt.Errorf("cannot read the units of the new tree: %w", err)
 	}
+	rootfs.MarkSameCode(oldView, newView, in)
 	var etc []string
 	for _, e := range in.Delta.Entries {
 		if strings.HasPrefix(e.Path, "/etc/") {

@@ -11,6 +11,7 @@ import (
 	"syscall"
 
 	"github.com/liveupd/liveupd/change"
+	"github.com/liveupd/liveupd/internal/elfcode"
 	"github.com/liveupd/liveupd/internal/sys"
 )
 
@@ -41,7 +42,8 @@ type StaleResult struct {
 //
 //  1. The object itself: fresh. It was written in place after the process
 //     began and existed before: stale, since a mapping follows what is written.
-//  2. Another object of the same bytes: fresh.
+//  2. Another object of the same bytes, or the same program under the same build
+//     ID (package elfcode): fresh.
 //  3. Another object: stale.
 //  4. Nothing: stale where the file is an ELF object of a directory of programs
 //     or libraries; elsewhere it is generated code that never had a lasting name.
@@ -251,6 +253,7 @@ func (s *staleScan) judge(v *staleVerdict, k staleKey, p *sys.Proc, link, mapped
 	case at.Type != change.Regular:
 		v.path, v.detail = name, "replaced by a "+at.Type.String()
 	case linked && at.Size == used.Size && sameContent(root, found, p, link):
+	case linked && sameProgram(root, found, p, link):
 	default:
 		v.path, v.detail = name, "replaced"
 	}
@@ -367,6 +370,21 @@ func sameContent(root *sys.FD, name string, p *sys.Proc, link string) bool {
 	}
 	b, err := digest(at)
 	return err == nil && a == b
+}
+
+// sameProgram compares them as programs: one may be stripped or signed.
+func sameProgram(root *sys.FD, name string, p *sys.Proc, link string) bool {
+	used, err := p.Open(link, sys.OpenRead|syscall.O_NONBLOCK)
+	if err != nil {
+		return false
+	}
+	defer used.Close()
+	at, err := sys.OpenAt(root, strings.TrimLeft(name, "/"), sys.OpenRead|syscall.O_NONBLOCK, sys.ResolveInRoot)
+	if err != nil {
+		return false
+	}
+	defer at.Close()
+	return elfcode.Same(used, at)
 }
 
 func digest(f *sys.FD) (change.Digest, error) {

@@ -63,10 +63,19 @@ func (c *changes) at(p string) bool {
 	return e != nil && contentChanges(e)
 }
 
-// same tells that a path is in the Delta and its content stays.
+// same tells that a path is in the Delta and its content stays, or that other
+// bytes are the same program.
 func (c *changes) same(p string) bool {
 	e := c.byPath[p]
-	return e != nil && !contentChanges(e)
+	return e != nil && (e.SameCode || !contentChanges(e))
+}
+
+// whySame tells why it is the same.
+func (c *changes) whySame(p string) string {
+	if e := c.byPath[p]; e != nil && e.SameCode && contentChanges(e) {
+		return "the same program under the same build ID: only symbols, a signature or a debug link differ"
+	}
+	return "its bytes stay"
 }
 
 // below gives the changes of content that a pattern names. A pattern is a

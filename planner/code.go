@@ -50,7 +50,7 @@ func (p *planning) code() {
 	for _, h := range hits {
 		switch {
 		case h.Kind != "namespace" && p.changed.same(h.Path):
-			p.spareHit(h, "its bytes stay")
+			p.spareHit(h, p.changed.whySame(h.Path))
 		case h.Kind == "mapped" && isData(h.Path):
 			p.spareHit(h, "data, and no code")
 		case h.Setuid:
@@ -160,6 +160,10 @@ func (p *planning) reach() {
 
 func (p *planning) use(u *unit, def *change.Unit, use change.Use) {
 	if use.Kind == "config" || !p.changed.at(use.Path) {
+		return
+	}
+	if p.changed.same(use.Path) {
+		p.spare(u.name, change.Reason{Kind: use.Kind, Path: use.Path, Detail: chain(def, use.Path)}, p.changed.whySame(use.Path))
 		return
 	}
 	if !p.static && !unseen[use.Kind] {

@@ -99,6 +99,9 @@ func (p *planning) hostChanges() {
 	if p.static {
 		for _, pattern := range managerFiles {
 			for _, e := range p.changed.matching(pattern) {
+				if e.SameCode {
+					continue
+				}
 				p.needHost(change.ActionDaemonReexec, change.Reason{Kind: "pid1", Path: e.Path, Detail: path.Base(e.Path) + " runs in it"})
 			}
 		}

@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"io"
 	"strings"
+
+	"github.com/liveupd/liveupd/internal/elfcode"
 )
 
 // object is what ld.so reads of an ELF file before it loads it.
@@ -26,18 +28,12 @@ type object struct {
 // largest libraries have a string table of some 20 MB.
 const maxDynamic = 64 << 20
 
-var errNotELF = errors.New("no ELF file")
-
 // readELF reads an object as ld.so does, by its program headers: section
 // headers may be stripped, and may lie.
 func readELF(r io.ReaderAt) (o *object, err error) {
-	var magic [4]byte
-	if _, err := r.ReadAt(magic[:], 0); err != nil || string(magic[:]) != elf.ELFMAG {
-		return nil, errNotELF
-	}
-	f, err := elf.NewFile(r)
+	f, err := elfcode.Open(r)
 	if err != nil {
-		return nil, fmt.Errorf("cannot read ELF headers: %w", err)
+		return nil, err
 	}
 	o = &object{class: f.Class, machine: f.Machine}
 	for _, p := range f.Progs {

@@ -6,6 +6,8 @@ import (
 	"path"
 	"slices"
 	"strings"
+
+	"github.com/liveupd/liveupd/internal/elfcode"
 )
 
 // dep is a path of a library closure, symlinks on the way among them.
@@ -78,7 +80,7 @@ func (r *reader) load(real, libraryPath, preload string) []dep {
 		if err != nil {
 			// Only a file that is an object at all is worth a word: a linker
 			// script named like a library is passed over by ld.so's cache too.
-			if !errors.Is(err, errNotELF) && !errors.Is(err, fs.ErrNotExist) {
+			if !errors.Is(err, elfcode.ErrNotELF) && !errors.Is(err, fs.ErrNotExist) {
 				r.warn.add("cannot read library %s: %v", r.prefix+lib, err)
 			}
 			return false

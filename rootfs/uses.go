@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/liveupd/liveupd/change"
+	"github.com/liveupd/liveupd/internal/elfcode"
 )
 
 // reader reads what programs of one root use. What it learns of a file holds
@@ -345,7 +346,7 @@ func (c *collector) program(name string, args []string, kind, via string) {
 	}
 	c.follow(p, kind, via)
 	if _, err := c.in.elf(real); err != nil {
-		if !errors.Is(err, errNotELF) {
+		if !errors.Is(err, elfcode.ErrNotELF) {
 			c.in.warn.add("cannot read program %s: %v", c.in.prefix+real, err)
 		}
 		return

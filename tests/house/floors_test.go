@@ -23,6 +23,7 @@ var floors = map[string]int{
 	"internal/catalog": 2,
 	"internal/systemd": 2,
 	"internal/config":  2,
+	"internal/elfcode": 2,
 	"internal/trust":   2,
 	"source/":          3,
 	"labels":           3,
