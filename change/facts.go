@@ -39,6 +39,8 @@ type Tree struct {
 	// target reaches, and what its timers, sockets and paths trigger. The
 	// value names the unit that leads to it.
 	Reached map[string]string
+	// Host is what the tree sets for the host as a whole; nil where nothing of it changes.
+	Host *HostConfig
 	// Warnings tell what could not be read or understood.
 	Warnings []string
 }
@@ -144,6 +146,8 @@ type Facts struct {
 	// Own are the units that liveupd and the session which called it run in.
 	Own            []string
 	SystemdVersion int
+	// Host is the running kernel; the zero value where it was not asked.
+	Host HostFacts
 }
 
 // Input is all that the planner decides from.
@@ -153,4 +157,7 @@ type Input struct {
 	New    *Tree
 	Facts  *Facts
 	Policy Policy
+	// Restore are the steps that an update had carried out which is now taken
+	// back: what they recorded is how the host was before.
+	Restore []Step
 }

@@ -115,7 +115,7 @@ type Check struct {
 
 // Step is one entry of the list that is walked. Do is one of check, stop,
 // commit, daemon-reload, daemon-reexec, reload, restart, start, verify,
-// soft-reboot, kexec, reboot; Undo is what takes it back, "" where nothing does.
+// soft-reboot, kexec, reboot, or what Effect lists; Undo is what takes it back, "" where nothing does.
 type Step struct {
 	Seq    int    `json:"seq"`
 	Do     string `json:"do"`
@@ -144,10 +144,12 @@ type Plan struct {
 	Paths       []PathChange `json:"paths,omitempty"`
 	HostAction  Action       `json:"host_action"`
 	HostReasons []Reason     `json:"host_reasons"`
-	Units       []UnitPlan   `json:"units"`
-	Checks      []Check      `json:"checks,omitempty"`
-	Steps       []Step       `json:"steps"`
-	Warnings    []string     `json:"warnings"`
+	// Effects are the steps on the host as a whole that are no unit's, with their reasons.
+	Effects  []Effect   `json:"effects,omitempty"`
+	Units    []UnitPlan `json:"units"`
+	Checks   []Check    `json:"checks,omitempty"`
+	Steps    []Step     `json:"steps"`
+	Warnings []string   `json:"warnings"`
 	// Unaffected counts the running units that keep running untouched.
 	Unaffected int `json:"unaffected"`
 	// Spared are the units that something which changes reaches and that are left

@@ -33,6 +33,8 @@ type planned struct {
 	base   *catalog.Base
 	facts  *change.Facts
 	mounts *nsmount.Picture // when it was planned; nil where nothing will be committed
+	// restore are the steps that the update which is taken back had carried out.
+	restore []change.Step
 }
 
 func (p *planned) close() {
@@ -168,7 +170,7 @@ func (s *session) diffOptions(ev Events) diff.Options {
 // whose new content lies below content.
 func (s *session) decide(ctx context.Context, p *planned, content *sys.FD, policy change.Policy, ev Events) error {
 	ev.progress("planning", 0, 0, "", "")
-	in := change.Input{Delta: p.delta, Policy: policy, Facts: &change.Facts{}, Old: &change.Tree{}, New: &change.Tree{}}
+	in := change.Input{Delta: p.delta, Policy: policy, Restore: p.restore, Facts: &change.Facts{}, Old: &change.Tree{}, New: &change.Tree{}}
 	running := s.req.Live() && systemd.Booted()
 	if s.mode == readWrite && !p.delta.Empty() {
 		p.mounts = s.picture()
@@ -182,6 +184,9 @@ func (s *session) decide(ctx context.Context, p *planned, content *sys.FD, polic
 		if err := s.readTrees(ctx, &in, content, running); err != nil {
 			return err
 		}
+	}
+	if err := s.readSettings(&in, content, running); err != nil {
+		return err
 	}
 	p.facts = in.Facts
 	p.plan = planner.Make(in)

@@ -131,6 +131,15 @@ func (s *session) rollbackOne(ctx context.Context, g change.Generation, report *
 	}
 	defer tx.Close()
 	p := &planned{}
+	records, err := tx.Steps()
+	if err != nil {
+		return err
+	}
+	for _, rec := range records {
+		if rec.Result == "done" {
+			p.restore = append(p.restore, rec.Step)
+		}
+	}
 	var content *sys.FD
 	if p.delta, content, err = tx.Inverse(); err != nil {
 		return err

@@ -31,10 +31,10 @@ func (r *run) unitSteps() (before, after []change.Step) {
 func splitSteps(steps []change.Step) (before, after []change.Step) {
 	committed := false
 	for _, st := range steps {
-		switch st.Do {
-		case "commit":
+		switch {
+		case st.Do == "commit":
 			committed = true
-		case "stop", "start", "restart", "reload", "daemon-reload", "daemon-reexec":
+		case restart.Handles(st.Do):
 			if committed {
 				after = append(after, st)
 			} else {
@@ -59,7 +59,12 @@ func (r *run) runSteps(ctx context.Context, steps []change.Step) ([]change.StepR
 	for _, st := range steps {
 		unrecorded = errors.Join(unrecorded, r.record(change.StepResult{Step: st, Result: "begun"}))
 	}
-	results, err := restart.Run(ctx, bus, steps, restart.Options{OnResult: func(res change.StepResult) {
+	host, release, err := r.s.hostAccess(steps)
+	if err != nil {
+		return nil, err
+	}
+	defer release()
+	results, err := restart.Run(ctx, bus, steps, restart.Options{Host: host, OnResult: func(res change.StepResult) {
 		res.MessageType = "step"
 		r.ev.emit(res)
 		unrecorded = errors.Join(unrecorded, r.record(res))

@@ -66,18 +66,6 @@ var managerFiles = []string{
 	"/usr/lib/*/ld-linux-*.so.*", "/usr/lib64/ld-linux-*.so.*", "/usr/lib/ld-linux-*.so.*",
 }
 
-// nextBoot are settings of the kernel and of the file system's skeleton, which
-// oneshots apply at boot.
-var nextBoot = []struct {
-	files []string
-	what  string
-}{
-	{[]string{"/etc/sysctl.conf", "/etc/sysctl.d/*.conf", "/usr/lib/sysctl.d/*.conf"}, "kernel settings (sysctl)"},
-	{[]string{"/etc/modules", "/etc/modules-load.d/*.conf", "/usr/lib/modules-load.d/*.conf"}, "kernel modules to load"},
-	{[]string{"/etc/tmpfiles.d/*.conf", "/usr/lib/tmpfiles.d/*.conf"}, "files and folders to make (tmpfiles)"},
-	{[]string{"/etc/sysusers.d/*.conf", "/usr/lib/sysusers.d/*.conf"}, "system users to make (sysusers)"},
-}
-
 // hostChanges is step 6 of the package comment.
 func (p *planning) hostChanges() {
 	for _, rule := range hostRules {
@@ -108,13 +96,6 @@ func (p *planning) hostChanges() {
 	}
 	if p.in.Policy.Bootme && !p.in.Delta.Empty() {
 		p.needHost(change.ActionReboot, change.Reason{Kind: "bootme", Path: "/liveupd.toml", Detail: "the update asks for it"})
-	}
-	for _, n := range nextBoot {
-		for _, pattern := range n.files {
-			for _, e := range p.changed.matching(pattern) {
-				p.warn("%s: %s take effect at the next boot", e.Path, n.what)
-			}
-		}
 	}
 }
 

@@ -19,7 +19,8 @@
 //     that lead elsewhere now) is taken from the reach in both cases.
 //  5. Configuration: the built-in table of daemons (daemons.go), declared
 //     files and those that the unit's package owns.
-//  6. The host: kernel, initrd, microcode, PID 1.
+//  6. The host: kernel, initrd, microcode, PID 1 (host.go), and what systemd's
+//     early programs apply at a boot: users, devices, kernel settings (effects.go).
 //  7. What the unit bears (bears.go) and what its own X- keys ask for: a
 //     reload in place of a restart, or a deferral.
 //  8. Policy.Max: what is above it is deferred, with its reasons.
@@ -98,9 +99,12 @@ type planning struct {
 	running  map[string]*unit // by canonical name
 	verdicts map[string]*verdict
 	host     []hostNeed
-	checks   []change.Check
-	warnings map[string]bool
-	spared   map[string][]change.Reason // by unit
+	effects  []change.Effect
+	// noSoftReboot: why a soft-reboot will not do, where one is needed.
+	noSoftReboot []change.Reason
+	checks       []change.Check
+	warnings     map[string]bool
+	spared       map[string][]change.Reason // by unit
 }
 
 // Make decides what an update does and in what order. Source, Root and what
@@ -114,6 +118,7 @@ func Make(in change.Input) *change.Plan {
 	p.reach()
 	p.configuration()
 	p.hostChanges()
+	p.hostEffects()
 	p.atRest()
 	return p.finish()
 }
@@ -194,14 +199,17 @@ func (p *planning) hostAction() change.Action {
 // finish goes from needs to the plan: steps 7 to 10 of the package comment.
 func (p *planning) finish() *change.Plan {
 	p.bear()
+	p.barSoftReboot()
 	p.bound()
 	p.propagate()
 	p.settle()
+	p.settleEffects()
 
 	out := &change.Plan{
 		MessageType: "plan", Schema: schema, Static: p.static,
 		HostAction: p.hostAction(), HostReasons: p.hostReasons(),
-		Units: []change.UnitPlan{}, Steps: []change.Step{},
+		Effects: p.effects,
+		Units:   []change.UnitPlan{}, Steps: []change.Step{},
 	}
 	for _, name := range slices.Sorted(maps.Keys(p.verdicts)) {
 		v := p.verdicts[name]

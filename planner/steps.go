@@ -39,6 +39,11 @@ func (p *planning) steps() []change.Step {
 	if n := len(p.changed.sorted); n > 0 {
 		add("commit", paths(n), "revert")
 	}
+	for _, e := range p.effects {
+		if e.Do != "initrd" {
+			add(e.Do, e.Target, e.Undo)
+		}
+	}
 	switch p.managerStep() {
 	case change.ActionDaemonReexec:
 		add("daemon-reexec", "systemd", "daemon-reexec")
@@ -59,6 +64,11 @@ func (p *planning) steps() []change.Step {
 			default:
 				add(do.String(), name, do.String())
 			}
+		}
+	}
+	for _, e := range p.effects {
+		if e.Do == "initrd" {
+			add(e.Do, e.Target, e.Undo)
 		}
 	}
 	if len(list) > 0 {

@@ -37,6 +37,21 @@ func Inverse(results []change.StepResult) []change.Step {
 			add("stop", s.Target, "start")
 		case "stop":
 			add("start", s.Target, "stop")
+		case "sysctl", "binfmt":
+			// The value of before stands in the step. One that was not known
+			// cannot be put back.
+			if s.Undo != "" {
+				add(s.Do, s.Undo, s.Target)
+			}
+		case "modules-load", "modules-unload":
+			if !bad {
+				add(s.Undo, s.Target, s.Do)
+			}
+		case "sysusers":
+			// Somebody may be a new user by now: it stays.
+		case "tmpfiles", "hwdb", "udev-reload", "udev-trigger", "apparmor", "selinux", "initrd":
+			// They make the same anew of the files of before.
+			add(s.Do, s.Target, s.Do)
 		case "daemon-reload":
 			add("daemon-reload", s.Target, "daemon-reload")
 		case "daemon-reexec":

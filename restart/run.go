@@ -1,17 +1,20 @@
-// Package restart carries out the unit steps of a plan over systemd's bus.
+// Package restart carries out the unit steps of a plan over systemd's bus, and
+// those on the host as a whole (Host).
 //
 // One run goes through the steps in this order, whatever order they are given
 // in, because systemd itself must order the units:
 //
 //  1. Stops, all together: units that the new tree lacks or masks, still with
 //     their old definition. A failure ends the run.
-//  2. One daemon-reexec or daemon-reload. A failure ends the run.
+//  2. The host's own steps: users, files, devices, kernel settings. Then one
+//     daemon-reexec or daemon-reload. A failure ends the run.
 //  3. Sockets that are to be restarted are stopped together with the services
 //     that they trigger: a socket refuses to start while its service runs.
 //  4. All reload, restart and start jobs in one batch, so that ordering and
 //     propagation between them are systemd's; then the end of each is awaited.
 //  5. Settle: for a moment the units are watched. One that failed, restarts by
-//     itself or ended is a failed step, with its result and its journal.
+//     itself or ended is a failed step, with its result and its journal. Where
+//     none failed, initrds that are to be made anew are.
 //
 // What it guarantees:
 //
@@ -27,6 +30,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -56,6 +60,8 @@ type Options struct {
 	// Settle is how long units are watched after their jobs; 0 is one second,
 	// less than 0 looks once.
 	Settle time.Duration
+	// Host carries out the steps that are no unit's; nil is the host itself.
+	Host *Host
 	// OnResult is called with each result as it is known, from Run's goroutine.
 	OnResult func(change.StepResult)
 	// JournalLines is how much of a failed unit's journal is kept; 0 is 20.
@@ -79,8 +85,7 @@ type run struct {
 	begin   time.Time            // wall clock, for the journal
 }
 
-// Run carries out the steps whose Do is stop, daemon-reload, daemon-reexec,
-// reload, restart or start, and leaves others alone. The results stand in the
+// Run carries out the steps that it Handles, and leaves others alone. The results stand in the
 // order of the steps. The error names the first step that failed.
 //
 // A restart and a start step for one unit together mean: run it anew, whether
@@ -92,13 +97,15 @@ func Run(ctx context.Context, bus Bus, steps []change.Step, o Options) ([]change
 	if o.Settle == 0 {
 		o.Settle = time.Second
 	}
+	if o.Host == nil {
+		o.Host = &Host{}
+	}
 	if o.JournalLines == 0 {
 		o.JournalLines = 20
 	}
 	r := &run{bus: bus, o: o, begin: time.Now()}
 	for _, s := range steps {
-		switch s.Do {
-		case "stop", "daemon-reload", "daemon-reexec", "reload", "restart", "start":
+		if Handles(s.Do) {
 			r.steps = append(r.steps, s)
 		}
 	}
@@ -122,7 +129,7 @@ func (r *run) walk(ctx context.Context) error {
 	// Whatever is begun is finished: only the borders between phases look at
 	// the caller's context.
 	work := context.WithoutCancel(ctx)
-	for _, phase := range []func(context.Context) error{r.stop, r.reload, r.jobs} {
+	for _, phase := range []func(context.Context) error{r.stop, r.host, r.reload, r.jobs, r.initrds} {
 		if err := ctx.Err(); err != nil {
 			return fmt.Errorf("cannot go on with the unit steps: %w", err)
 		}
@@ -142,7 +149,7 @@ func (r *run) settle(i int, result, detail string, took time.Duration) {
 
 // record completes a failed result and announces it.
 func (r *run) record(res *change.StepResult) {
-	if res.Result == failed && strings.Contains(res.Step.Target, ".") {
+	if res.Result == failed && strings.Contains(res.Step.Target, ".") && !slices.Contains(hostVerbs, res.Step.Do) {
 		since := fmt.Sprint(r.begin.UnixMicro())
 		res.Journal = r.bus.Journal(context.Background(), res.Step.Target, since, r.o.JournalLines)
 	}

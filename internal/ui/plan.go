@@ -32,6 +32,7 @@ func (t *text) Plan(p *change.Plan) {
 	}
 	t.planUnits(p)
 	t.planHost(p)
+	t.planEffects(p)
 	t.planChecks(p)
 	t.planPaths(p)
 	if t.o.Verbose {
@@ -224,6 +225,14 @@ var phrases = map[string]string{
 	"propagated":   "takes it along",
 	"triggered":    "hands it its connections",
 	"bootme":       "the manifest",
+	"sysusers":     "users and groups",
+	"tmpfiles":     "files and folders",
+	"sysctl":       "sets",
+	"modules-load": "modules to load",
+	"binfmt":       "formats of programs",
+	"udev":         "device rules",
+	"hwdb":         "hardware",
+	"apparmor":     "a profile",
 }
 
 // reasonText is one reason in one line: the path or unit, what it is, by whom.
@@ -255,6 +264,18 @@ func (t *text) planHost(p *change.Plan) {
 	}
 	t.printf("\n%s %s\n", t.paint(bold, "Host:"), p.HostAction)
 	t.reasons(p.HostReasons)
+}
+
+// planEffects tells what is done to the running host beside its units.
+func (t *text) planEffects(p *change.Plan) {
+	if len(p.Effects) == 0 {
+		return
+	}
+	t.printf("\n%s\n", t.paint(bold, "Applied to the running host"))
+	for _, e := range p.Effects {
+		t.printf("  %-12s  %s\n", e.Do, clean(e.Target))
+		t.reasons(e.Reasons)
+	}
 }
 
 func (t *text) planChecks(p *change.Plan) {
