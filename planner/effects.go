@@ -166,16 +166,16 @@ func (p *planning) udevTriggers(name, by string, old, new *change.HostConfig) {
 		}
 	}
 	trigger := func(action string, subsystems, names []string, detail string) {
-		target := "--action=" + action
+		argv := []string{"--action=" + action}
 		slices.Sort(subsystems)
 		for _, s := range slices.Compact(subsystems) {
-			target += " --subsystem-match=" + s
+			argv = append(argv, "--subsystem-match="+s)
 		}
 		slices.Sort(names)
 		for _, n := range slices.Compact(names) {
-			target += " --sysname-match=" + n
+			argv = append(argv, "--sysname-match="+n)
 		}
-		p.effect("udev-trigger", target, "udev-trigger", change.Reason{Kind: "udev", Path: by, Detail: detail})
+		p.effect("udev-trigger", strings.Join(argv, " "), "udev-trigger", change.Reason{Kind: "udev", Path: by, Detail: detail})
 	}
 	for _, action := range []string{"add", "change"} {
 		if all[action] {

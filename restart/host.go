@@ -243,7 +243,7 @@ var triggerFlags = []string{"--action=", "--subsystem-match=", "--sysname-match=
 
 func (h *Host) trigger(ctx context.Context, target string) (string, error) {
 	argv := []string{"udevadm", "trigger"}
-	for _, arg := range strings.Fields(target) {
+	for arg := range strings.FieldsSeq(target) {
 		if !slices.ContainsFunc(triggerFlags, func(flag string) bool { return strings.HasPrefix(arg, flag) }) {
 			return "", fmt.Errorf("cannot trigger events: %q is none of %v", arg, triggerFlags)
 		}
