@@ -170,6 +170,9 @@ func (r *run) prepare(ctx context.Context) error {
 	if err := r.p.src.take(r.tx); err != nil {
 		return err
 	}
+	if r.p.takes {
+		r.tx.TakeSource()
+	}
 	err := r.tx.Stage(ctx, r.p.delta, r.p.contents(), func(files, bytes int64) {
 		r.ev.bytes("staging", files, bytes, total)
 	})

@@ -70,6 +70,8 @@ type Request struct {
 	Units []string `json:"units,omitempty"`
 	// Own are the units that the caller runs in, with what leads to it.
 	Own []string `json:"own,omitempty"`
+	// Exec is what exec runs.
+	Exec *ExecRequest `json:"exec,omitempty"`
 }
 
 // Live tells whether the request is for the running system's own root.
@@ -165,6 +167,8 @@ func (e *Engine) Run(ctx context.Context, req Request, ev Events) (any, error) {
 		return e.history(req)
 	case "key":
 		return e.keys(req)
+	case "exec":
+		return e.exec(ctx, req, ev)
 	case "setup":
 		return e.setup(ctx, req, ev)
 	}

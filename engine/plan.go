@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"os"
 	"path"
 	"slices"
@@ -33,6 +34,10 @@ type planned struct {
 	base   *catalog.Base
 	facts  *change.Facts
 	mounts *nsmount.Picture // when it was planned; nil where nothing will be committed
+	// takes: the content is ours and may be moved.
+	takes bool
+	// records are the new record where the result does not tell it.
+	records iter.Seq2[string, *change.Node]
 	// restore are the steps that the update which is taken back had carried out.
 	restore []change.Step
 }

@@ -85,6 +85,9 @@ func (p *planned) contents() *sys.FD {
 // record is what the root should hold once p is committed: a repair makes the
 // root what was recorded before.
 func (p *planned) record() iter.Seq2[string, *change.Node] {
+	if p.records != nil {
+		return p.records
+	}
 	if p.result == nil {
 		return p.base.All()
 	}

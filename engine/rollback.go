@@ -262,7 +262,7 @@ func (e *Engine) needsRecovery(req Request) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	if _, cutOff := unfinished(list); cutOff || s.root.LeftWritable(notesDir) {
+	if _, cutOff := unfinished(list); cutOff || s.root.LeftWritable(notesDir) || s.sandboxLeft() {
 		return true, nil
 	}
 	_, owing, err := s.lateDebt()
@@ -275,6 +275,9 @@ func (e *Engine) needsRecovery(req Request) (bool, error) {
 func (s *session) recoverFirst(ctx context.Context, ev Events, report *change.Report) error {
 	if err := s.thawLeft(); err != nil {
 		s.warnings = append(s.warnings, err.Error())
+	}
+	if err := s.dropSandbox(); err != nil {
+		return err
 	}
 	list, err := s.store.List()
 	if err != nil {

@@ -12,7 +12,7 @@ import (
 // judgeRoot refuses an update of a root that takes none in place, before
 // anything is made writable. The other verbs do with it what they can.
 func (s *session) judgeRoot() error {
-	if s.req.Verb != "plan" && s.req.Verb != "apply" {
+	if s.req.Verb != "plan" && s.req.Verb != "apply" && s.req.Verb != "exec" {
 		return nil
 	}
 	return s.judge(s.root.Volumes()[0])

@@ -153,7 +153,7 @@ func (s *session) openVolumes(d *change.Delta) error {
 // openCache finds a place for the indexes: ROOT/.liveupd, else under /run.
 // Without one every run reads the whole tree; that is slow, not wrong.
 func (s *session) openCache() {
-	if s.mode == cacheOnly && s.req.Verb == "plan" {
+	if s.mode == cacheOnly && (s.req.Verb == "plan" || s.req.Verb == "exec") {
 		// The store makes its folder as an apply would; on a read-only root it cannot.
 		if store, err := transact.Open(s.k, s.vols); err == nil {
 			store.Close()

@@ -362,6 +362,7 @@ func startWorker(ctx context.Context, req Request, stdin, stdout *os.File) (wait
 // outlivesCaller tells whether the worker runs in a unit of its own.
 func outlivesCaller(req Request) bool {
 	return systemd.Booted() && (req.Verb == "apply" || req.Verb == "rollback" || req.Verb == "restart" ||
+		req.Verb == "exec" && !req.PlanOnly ||
 		req.Verb == "verify" && req.Repair && !req.PlanOnly)
 }
 

@@ -64,11 +64,8 @@ func (a *applyOptions) run(cmd *cobra.Command, o *options) error {
 	if a.req.Keep < 0 {
 		return engine.Usage(fmt.Errorf("--keep takes a positive number, not %d", a.req.Keep))
 	}
-	if a.max != "" {
-		if err := a.req.Max.UnmarshalText([]byte(a.max)); err != nil || !slices.Contains(change.Ladder(), a.req.Max) {
-			return engine.Usage(fmt.Errorf("--max takes one of %v, not %q", change.Ladder(), a.max))
-		}
-		a.req.MaxSet = true
+	if err := setMax(&a.req, a.max); err != nil {
+		return err
 	}
 	if err := o.defaults(&a.req); err != nil {
 		return err
@@ -90,4 +87,16 @@ func (a *applyOptions) run(cmd *cobra.Command, o *options) error {
 	}
 	result, err := o.do(cmd.Context(), a.req, r)
 	return o.finish(r, result, err)
+}
+
+// setMax takes over --max.
+func setMax(req *engine.Request, max string) error {
+	if max == "" {
+		return nil
+	}
+	if err := req.Max.UnmarshalText([]byte(max)); err != nil || !slices.Contains(change.Ladder(), req.Max) {
+		return engine.Usage(fmt.Errorf("--max takes one of %v, not %q", change.Ladder(), max))
+	}
+	req.MaxSet = true
+	return nil
 }

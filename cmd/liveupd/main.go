@@ -123,7 +123,7 @@ Start with:   liveupd apply --plan --source tree:DIR
 	f.StringVar(&o.root, "root", "/", "the root `DIR` to act on; anything but / touches no running system")
 	f.BoolVar(&o.json, "json", false, "print one JSON object a line")
 	f.BoolVarP(&o.verbose, "verbose", "v", false, "print every path and every reason")
-	cmd.AddCommand(newApply(o), newCheck(o), newRestart(o), newStatus(o), newHistory(o), newRollback(o), newVerify(o), newRecover(o), newClean(o), newSetup(o))
+	cmd.AddCommand(newApply(o), newCheck(o), newRestart(o), newStatus(o), newHistory(o), newRollback(o), newVerify(o), newRecover(o), newClean(o), newSetup(o), newExec(o))
 	cmd.AddCommand(newKey(o), newRevoke(o), newKeygen(o), newSign(o))
 	cmd.CompletionOptions.HiddenDefaultCmd = true
 	cmd.SetFlagErrorFunc(func(c *cobra.Command, err error) error {

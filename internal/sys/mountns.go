@@ -116,3 +116,42 @@ func BlockDeviceReadOnly(dev uint64) (readOnly bool, mapper string) {
 func sysDevBlock(dev uint64) string {
 	return "/sys/dev/block/" + strconv.Itoa(int(unix.Major(dev))) + ":" + strconv.Itoa(int(unix.Minor(dev)))
 }
+
+// CloneParent makes a child the caller's sibling, for syscall.SysProcAttr.Cloneflags.
+const CloneParent = unix.CLONE_PARENT
+
+// DieWithParent has the kernel kill this process when the thread that started it ends.
+func DieWithParent() error {
+	return os.NewSyscallError("prctl PR_SET_PDEATHSIG", unix.Prctl(unix.PR_SET_PDEATHSIG, uintptr(unix.SIGKILL), 0, 0, 0))
+}
+
+// SocketPair makes two connected sockets that descriptors can be passed through.
+func SocketPair() (a, b *os.File, err error) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, nil, os.NewSyscallError("socketpair", err)
+	}
+	return os.NewFile(uintptr(fds[0]), "socket"), os.NewFile(uintptr(fds[1]), "socket"), nil
+}
+
+// ReceiveFile takes one descriptor that comes through a socket, with what names it.
+func ReceiveFile(socket *os.File) (*os.File, error) {
+	defer runtime.KeepAlive(socket)
+	name, oob := make([]byte, 4096), make([]byte, unix.CmsgSpace(4))
+	n, oobn, _, _, err := unix.Recvmsg(int(socket.Fd()), name, oob, unix.MSG_CMSG_CLOEXEC)
+	if err != nil {
+		return nil, os.NewSyscallError("recvmsg", err)
+	}
+	messages, err := unix.ParseSocketControlMessage(oob[:oobn])
+	if err != nil {
+		return nil, os.NewSyscallError("recvmsg", err)
+	}
+	if len(messages) != 1 {
+		return nil, errors.New("cannot receive a descriptor: none came")
+	}
+	fds, err := unix.ParseUnixRights(&messages[0])
+	if err != nil || len(fds) != 1 {
+		return nil, errors.Join(errors.New("cannot receive a descriptor: none came"), err)
+	}
+	return os.NewFile(uintptr(fds[0]), string(name[:n])), nil
+}

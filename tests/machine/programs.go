@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// Programs builds liveupd and liveupd-recover as they are shipped (static), once for a
+// Programs builds liveupd, liveupd-recover and liveupd-sandbox as they are shipped (static), once for a
 // test binary, and returns their paths. They lie in the cache under the digest of
 // their content: a test that still runs an older build is not disturbed.
 func Programs(t testing.TB) []string {
@@ -52,7 +52,7 @@ var buildPrograms = sync.OnceValues(func() ([]string, error) {
 	}
 	var paths []string
 	digest := sha256.New()
-	for _, name := range []string{"liveupd", "liveupd-recover"} {
+	for _, name := range []string{"liveupd", "liveupd-recover", "liveupd-sandbox"} {
 		_, err := command("env", "CGO_ENABLED=0", "go", "build", "-C", filepath.Dir(testsDir()), "-trimpath", "-o", filepath.Join(dir, name), "./cmd/"+name)
 		if err != nil {
 			return nil, err

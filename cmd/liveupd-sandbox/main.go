@@ -1,0 +1,78 @@
+// Command liveupd-sandbox runs one command over the staged view of a root, in a
+// container of libcontainer's. liveupd starts it in a mount namespace of its own
+// and hands it the work on descriptor 3; the answer goes to descriptor 4. It is
+// a program of its own because a program that must survive all updates should not
+// hold a container runtime.
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"runtime"
+
+	"github.com/liveupd/liveupd/internal/sys"
+	"github.com/liveupd/liveupd/nsmount"
+	"github.com/liveupd/liveupd/sandbox"
+	"github.com/liveupd/liveupd/sandbox/runner"
+)
+
+func init() {
+	// The kernel ties a child's life to the thread that started it; the first thread
+	// lives as long as the process.
+	runtime.LockOSThread()
+}
+
+func main() {
+	if runner.InitMain() {
+		return
+	}
+	if len(os.Args) != 1 {
+		fmt.Fprintln(os.Stderr, "liveupd-sandbox is started by liveupd; see: liveupd exec --help")
+		os.Exit(2)
+	}
+	spec, result := os.NewFile(sandbox.SpecFD, "spec"), os.NewFile(sandbox.ResultFD, "result")
+	res, err := run(spec)
+	if err != nil {
+		res.Err = err.Error()
+		if u, ok := errors.AsType[*sys.UnsupportedError](err); ok {
+			res.Unsupported = u
+		}
+	}
+	if err := json.NewEncoder(result).Encode(res); err != nil {
+		fmt.Fprintln(os.Stderr, "liveupd-sandbox:", err)
+		os.Exit(1)
+	}
+}
+
+func run(f *os.File) (*sandbox.Result, error) {
+	none := &sandbox.Result{}
+	s, gone, err := sandbox.ReadSpec(f)
+	if err != nil {
+		return none, err
+	}
+	if err := nsmount.Isolate(); err != nil {
+		return none, err
+	}
+	if err := sys.CloseOnExec(sandbox.SpecFD); err != nil {
+		return none, err
+	}
+	view, err := nsmount.BuildWorkspace(s.View)
+	if err != nil {
+		return none, err
+	}
+	for _, f := range s.Files {
+		if err := view.WriteFile(f.Path, []byte(f.Content), f.Mode); err != nil {
+			return none, fmt.Errorf("cannot prepare %s in the sandbox: %w", f.Path, err)
+		}
+	}
+	res, err := runner.Run(runner.View{Root: view.Root, State: view.State}, s, gone)
+	res.Kept = map[string]string{}
+	for _, name := range s.Keep {
+		if content := view.ReadRun(name); content != "" {
+			res.Kept[name] = content
+		}
+	}
+	return res, err
+}

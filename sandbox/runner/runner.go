@@ -1,0 +1,115 @@
+// Package runner starts a command in a container by runc's libcontainer: the
+// inside of the program liveupd-sandbox. The mounts of the view are there already.
+package runner
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+
+	"github.com/opencontainers/runc/libcontainer"
+
+	"github.com/liveupd/liveupd/sandbox"
+)
+
+// View is what the command will see.
+type View struct {
+	Root  string // where the view is mounted
+	State string // an empty directory that goes with this process
+}
+
+// Run starts the command and waits for it; all that it leaves behind is killed.
+// When gone is closed the command is killed.
+func Run(v View, s sandbox.Spec, gone <-chan struct{}) (*sandbox.Result, error) {
+	res := &sandbox.Result{}
+	config, notes := containerConfig(v, s)
+	res.Notes = notes
+	container, err := libcontainer.Create(v.State, s.Name, config)
+	if err != nil {
+		return res, fmt.Errorf("cannot prepare the sandbox: %w", err)
+	}
+	// Everything that the command left behind ends here.
+	defer func() { _ = container.Destroy() }()
+	process := &libcontainer.Process{
+		Args: s.Argv, Env: environment(s), Cwd: workingDir(v, s.Cwd), Init: true,
+		Stdin: nil, Stdout: os.Stdout, Stderr: os.Stderr,
+	}
+	var relay *terminal
+	if s.Terminal {
+		if relay, err = openTerminal(process); err != nil {
+			return res, fmt.Errorf("cannot give the command a terminal: %w", err)
+		}
+		defer relay.close()
+	}
+	if err := container.Run(process); err != nil {
+		res.NotFound = errors.Is(err, fs.ErrNotExist) || errors.Is(err, exec.ErrNotFound) ||
+			strings.Contains(err.Error(), "executable file not found") || strings.Contains(err.Error(), s.Argv[0]+": no such file or directory")
+		if res.NotFound {
+			return res, fmt.Errorf("cannot find the command %s in the sandbox", s.Argv[0])
+		}
+		return res, fmt.Errorf("cannot start the command in the sandbox: %w", err)
+	}
+	if relay != nil {
+		if err := relay.start(); err != nil {
+			_ = container.Signal(syscall.SIGKILL)
+			return res, fmt.Errorf("cannot give the command a terminal: %w", err)
+		}
+	}
+	done := make(chan struct{})
+	defer close(done)
+	go func() {
+		select {
+		case <-gone:
+			// Process 1 of its namespace: with it all the others end.
+			_ = container.Signal(syscall.SIGKILL)
+		case <-done:
+		}
+	}()
+	state, err := process.Wait()
+	if state == nil {
+		return res, fmt.Errorf("cannot wait for the command: %w", err)
+	}
+	status := state.Sys().(syscall.WaitStatus)
+	if status.Signaled() {
+		res.Signal = status.Signal().String()
+	}
+	res.Exit = status.ExitStatus()
+	if stats, err := container.Stats(); err == nil && stats.CgroupStats != nil {
+		res.OOM = stats.CgroupStats.MemoryStats.Usage.Failcnt > 0 && status.Signaled()
+	}
+	return res, nil
+}
+
+// searchPath is where commands are looked for where the caller says nothing.
+const searchPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+func environment(s sandbox.Spec) []string {
+	has := map[string]bool{}
+	for _, e := range s.Env {
+		name, _, _ := strings.Cut(e, "=")
+		has[name] = true
+	}
+	env := s.Env
+	for _, e := range []string{"PATH=" + searchPath, "HOME=/root", "LC_ALL=C.UTF-8"} {
+		if name, _, _ := strings.Cut(e, "="); !has[name] && (name != "LC_ALL" || !has["LANG"]) {
+			env = append(env, e)
+		}
+	}
+	return env
+}
+
+// workingDir is dir where the view has it, else the root.
+func workingDir(v View, dir string) string {
+	if !filepath.IsAbs(dir) {
+		return "/"
+	}
+	if st, err := os.Stat(filepath.Join(v.Root, dir)); err != nil || !st.IsDir() {
+		return "/"
+	}
+	return filepath.Clean(dir)
+}

@@ -1,0 +1,276 @@
+// Package sandbox runs a program over the staged view of a root, in a container
+// of its own (liveupd-sandbox), and tells what became of it.
+//
+//  1. Start re-executes nothing of its own: it starts the program liveupd-sandbox,
+//     which lies beside liveupd, in a mount namespace copied from the caller's, and
+//     hands it a Spec.
+//  2. liveupd-sandbox builds the view there: an overlay over each file system of
+//     the root, whose upper the caller named. What is mounted goes with the
+//     namespace.
+//  3. libcontainer starts the command in it: own mount, pid, ipc, uts and (unless
+//     Spec.Network) network namespaces, loopback up, few capabilities, /proc/sys and
+//     the like read-only, a /run that has nothing of the host's.
+//  4. When the command's first process ends, all that it left behind is killed. A
+//     deadline, the caller's cancellation and the caller's death end it the same way.
+//
+// Guarantees: no write reaches a file system but through the uppers; no socket,
+// process, clock or kernel setting of the host can be reached; nothing is left
+// mounted or running, however the run ends.
+package sandbox
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/liveupd/liveupd/internal/sys"
+)
+
+// ProgramName is the container runner's program.
+const ProgramName = "liveupd-sandbox"
+
+// Descriptors of the runner.
+const (
+	SpecFD   = 3
+	ResultFD = 4
+)
+
+// Spec is what the runner is told, as JSON.
+type Spec struct {
+	View json.RawMessage // nsmount's: which file systems, and where their uppers are
+	Name string          // of the container: letters, digits and "-"
+	Argv []string
+	Env  []string
+	Cwd  string // "" or one that the view lacks is "/"
+	// Network lets the command use the host's network namespace.
+	Network bool
+	// Terminal gives the command a terminal of its own, relayed to descriptor 2.
+	Terminal bool
+	// Systemd tells that PID 1 can make a scope for the limits.
+	Systemd bool
+	Memory  int64 // bytes; 0 is no limit
+	Pids    int64 // processes; 0 is no limit
+	// Files are laid into the view before the command starts.
+	Files []File
+	// Keep names the files of the view's /run whose content is wanted afterwards.
+	Keep []string
+}
+
+// File is a small file that the runner lays into the view.
+type File struct {
+	Path    string
+	Mode    uint32
+	Content string
+}
+
+// Result is the runner's answer.
+type Result struct {
+	Err         string // the view could not be built, or the command not started
+	Unsupported *sys.UnsupportedError
+	NotFound    bool // there is no such command in the view
+	Exit        int
+	Signal      string
+	OOM         bool              // the memory limit was met
+	Notes       []string          // what could not be had: limits without controllers
+	Kept        map[string]string // by path: what Spec.Keep asked for
+}
+
+// Failure is a command that ran and did not succeed.
+type Failure struct {
+	Argv   []string
+	Exit   int
+	Signal string
+	OOM    bool
+	Output []byte // the end of what it wrote
+}
+
+func (f *Failure) Error() string {
+	what := fmt.Sprintf("exit status %d", f.Exit)
+	if f.Signal != "" {
+		what = "killed by signal: " + f.Signal
+	}
+	if f.OOM {
+		what += ", out of the memory that it was allowed"
+	}
+	return f.Argv[0] + ": " + what
+}
+
+// Options say how a Spec is run.
+type Options struct {
+	Output  io.Writer     // gets standard output and error as they come; nil drops them
+	Timeout time.Duration // 0 is none
+}
+
+// tail is how much of a command's output is kept for its report.
+const tail = 16 << 10
+
+// Run runs a command and waits for it. The error is a *Failure where the command
+// failed, a *sys.UnsupportedError where this kernel or root can have no sandbox,
+// fs.ErrNotExist where there is no such command.
+func Run(ctx context.Context, s Spec, o Options) (*Result, error) {
+	program, err := Program()
+	if err != nil {
+		return nil, err
+	}
+	if o.Timeout > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeoutCause(ctx, o.Timeout, fmt.Errorf("it did not end within %s", o.Timeout))
+		defer cancel()
+	}
+	msg, err := json.Marshal(s)
+	if err != nil {
+		return nil, err
+	}
+	specR, specW, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	defer specW.Close() // the runner ends when this does, be it by our death
+	resR, resW, err := os.Pipe()
+	if err != nil {
+		specR.Close()
+		return nil, err
+	}
+	defer resR.Close()
+	out := &output{to: o.Output}
+	cmd := exec.CommandContext(ctx, program)
+	cmd.Args = []string{ProgramName}
+	cmd.Env = []string{}
+	cmd.Dir = "/"
+	cmd.Stdout, cmd.Stderr = out, out
+	if s.Terminal {
+		cmd.Stdout, cmd.Stderr = nil, os.Stderr
+	}
+	cmd.ExtraFiles = []*os.File{specR, resW}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: sys.CloneMountNS, Setsid: true}
+	cmd.WaitDelay = 10 * time.Second
+	err = cmd.Start()
+	specR.Close()
+	resW.Close()
+	if err != nil {
+		return nil, fmt.Errorf("cannot start %s: %w", program, err)
+	}
+	_, werr := specW.Write(append(msg, '\n'))
+	var res Result
+	rerr := json.NewDecoder(resR).Decode(&res)
+	err = cmd.Wait()
+	switch {
+	case ctx.Err() != nil:
+		return &res, &Stopped{Cause: context.Cause(ctx), Output: out.kept()}
+	case rerr != nil:
+		return nil, fmt.Errorf("%s gave no answer: %w%s", ProgramName, errors.Join(werr, rerr, err), quote(out.kept()))
+	}
+	return &res, res.err(s.Argv, out.kept())
+}
+
+// Stopped is a command that was ended from outside: interrupted, or too slow.
+type Stopped struct {
+	Cause  error
+	Output []byte
+}
+
+func (e *Stopped) Error() string { return e.Cause.Error() }
+func (e *Stopped) Unwrap() error { return e.Cause }
+
+func (r *Result) err(argv []string, out []byte) error {
+	switch {
+	case r.Unsupported != nil:
+		return r.Unsupported
+	case r.NotFound:
+		return fmt.Errorf("%s: %w", r.Err, fs.ErrNotExist)
+	case r.Err != "":
+		return errors.New(r.Err + quote(out))
+	case r.Exit != 0 || r.Signal != "":
+		return &Failure{Argv: argv, Exit: r.Exit, Signal: r.Signal, OOM: r.OOM, Output: out}
+	}
+	return nil
+}
+
+func quote(out []byte) string {
+	text := strings.TrimSpace(string(out))
+	if text == "" {
+		return ""
+	}
+	return ": " + text
+}
+
+// Program finds the runner: beside this program, or where a distribution keeps
+// programs that are not for persons.
+func Program() (string, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return "", fmt.Errorf("cannot find our own program: %w", err)
+	}
+	for _, dir := range []string{filepath.Dir(self), "/usr/libexec/liveupd", "/usr/lib/liveupd"} {
+		name := filepath.Join(dir, ProgramName)
+		if st, err := os.Stat(name); err == nil && st.Mode().IsRegular() && st.Mode()&0o111 != 0 {
+			return name, nil
+		}
+	}
+	return "", fmt.Errorf("cannot find the program %s beside %s: it runs what is not to touch the running system: %w", ProgramName, self, fs.ErrNotExist)
+}
+
+// output passes on what a command writes and keeps its end.
+type output struct {
+	mu   sync.Mutex
+	to   io.Writer
+	last []byte
+}
+
+func (o *output) Write(b []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.last = append(o.last, b...)
+	if len(o.last) > 2*tail {
+		o.last = append(o.last[:0], o.last[len(o.last)-tail:]...)
+	}
+	if o.to != nil {
+		// A listener that is gone does not end the command.
+		_, _ = o.to.Write(b)
+	}
+	return len(b), nil
+}
+
+func (o *output) kept() []byte {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	b := bytes.Clone(o.last)
+	if len(b) > tail {
+		b = b[len(b)-tail:]
+		if i := bytes.IndexByte(b, '\n'); i >= 0 {
+			b = b[i+1:]
+		}
+	}
+	return b
+}
+
+// ReadSpec reads what Run wrote. The rest of the pipe has nothing but its end,
+// which comes with the caller's: gone is closed then.
+func ReadSpec(f *os.File) (s Spec, gone <-chan struct{}, err error) {
+	in := bufio.NewReader(f)
+	line, err := in.ReadBytes('\n')
+	if err != nil {
+		return s, nil, fmt.Errorf("cannot read what to run: %w", err)
+	}
+	if err := json.Unmarshal(line, &s); err != nil {
+		return s, nil, fmt.Errorf("cannot read what to run: %w", err)
+	}
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		_, _ = io.Copy(io.Discard, in)
+	}()
+	return s, ended, nil
+}
