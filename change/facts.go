@@ -160,4 +160,6 @@ type Input struct {
 	// Restore are the steps that an update had carried out which is now taken
 	// back: what they recorded is how the host was before.
 	Restore []Step
+	// Packages are the owners of paths that change, where a rule asks for them.
+	Packages map[string][]string
 }

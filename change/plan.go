@@ -162,15 +162,3 @@ func (p *Plan) Empty() bool {
 	return p.Changes.Added+p.Changes.Replaced+p.Changes.Removed+p.Changes.Metadata == 0 &&
 		len(p.Units) == 0 && p.HostAction == ActionNone
 }
-
-// Policy is what the operator allows.
-type Policy struct {
-	// Max is the highest rung that may be done now; what is above is deferred.
-	Max Action
-	// AllowRemovals permits more than 1,000 removals.
-	AllowRemovals bool
-	// Snapshot asks for a snapshot of the root before the commit.
-	Snapshot bool
-	// Bootme: the update asks for a firmware reboot after it is applied.
-	Bootme bool
-}

@@ -70,14 +70,23 @@ func (u *unit) treat() (treatment, string) {
 func (p *planning) bear() {
 	for _, name := range slices.Sorted(maps.Keys(p.verdicts)) {
 		v, u := p.verdicts[name], p.running[name]
-		if u == nil || v.manager != "" {
+		if v.held && v.needs() < change.ActionReload {
+			v.deferred = true
 			continue
 		}
-		p.heed(u, v)
+		if p.ruleStops(name, v) || u == nil || v.manager != "" {
+			continue
+		}
+		if !v.ruled {
+			p.heed(u, v)
+		}
 		if v.deferred || v.needs() < change.ActionReload || v.start {
 			continue
 		}
 		does, why := u.treat()
+		if v.ruled && does != bearsReboot && !isUserManager(name) {
+			does = bearsRestart
+		}
 		switch {
 		case isUserManager(name) && v.rung == change.ActionReload && !u.canReload():
 			v.deferred = true

@@ -102,6 +102,9 @@ func (p *planning) barred(name string) string {
 	if u == nil {
 		return ""
 	}
+	if why := p.protected(u); why != "" {
+		return why
+	}
 	if u.wish("X-Liveupd-On-Change") == "defer" {
 		return "its X-Liveupd-On-Change= asks not to be interrupted"
 	}

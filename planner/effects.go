@@ -23,6 +23,15 @@ var effectOrder = []string{
 
 // effect notes a step on the host. What two paths ask for is one step.
 func (p *planning) effect(do, target, undo string, r change.Reason) {
+	if rule := p.rule(nil, r.Path); rule != nil {
+		switch action, why := p.ruling(rule); action {
+		case change.RuleIgnore:
+			return
+		case change.RuleDefer, change.RuleNever:
+			p.warn("%s: %s %s waits for the next boot: %s", r.Path, do, target, why)
+			return
+		}
+	}
 	for i := range p.effects {
 		if e := &p.effects[i]; e.Do == do && e.Target == target {
 			e.Reasons = append(e.Reasons, r)

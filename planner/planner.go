@@ -23,6 +23,7 @@
 //     early programs apply at a boot: users, devices, kernel settings (effects.go).
 //  7. What the unit bears (bears.go) and what its own X- keys ask for: a
 //     reload in place of a restart, or a deferral.
+//     The administrator's rules (policy.go) come over all of these.
 //  8. Policy.Max: what is above it is deferred, with its reasons.
 //  9. The closure: what systemd itself will restart or stop along with a unit.
 //     Where that would reach a unit that must not be interrupted, the unit
@@ -57,6 +58,8 @@ type verdict struct {
 	stopStart  bool
 	deferred   bool
 	propagated bool
+	ruled      bool // the administrator's rules have decided
+	held       bool // rules keep back what some of the reasons ask for
 	reasons    []change.Reason
 }
 
@@ -167,7 +170,11 @@ func (p *planning) verdict(name string) *verdict {
 // raise lifts a running unit to a rung, never lowers it, and keeps the reason.
 // A oneshot has done its work: it is not run again unless it asks for that.
 func (p *planning) raise(u *unit, rung change.Action, r change.Reason) {
-	if rung >= change.ActionRestart && u.oneshot && !u.optsIn() {
+	rung, r, left := p.governed(u, rung, r)
+	if !left {
+		return
+	}
+	if v := p.verdicts[u.name]; rung >= change.ActionRestart && u.oneshot && !u.optsIn() && (v == nil || !v.ruled) {
 		p.spare(u.name, r, "a oneshot has done its work, and is not run again unless it asks for that")
 		return
 	}
@@ -178,6 +185,12 @@ func (p *planning) raise(u *unit, rung change.Action, r change.Reason) {
 
 // postpone notes a need that cannot be met now.
 func (p *planning) postpone(name string, r change.Reason) {
+	if rule := p.rule([]string{name}, r.Path); rule != nil {
+		if action, why := p.ruling(rule); action == change.RuleIgnore {
+			p.spare(name, r, why)
+			return
+		}
+	}
 	v := p.verdict(name)
 	v.deferred = true
 	v.reasons = append(v.reasons, r)
