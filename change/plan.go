@@ -87,6 +87,8 @@ type UnitPlan struct {
 	// LastStartUSec is how long the unit's last start took, in microseconds,
 	// by systemd's own record; 0 where there is none.
 	LastStartUSec uint64 `json:"last_start_usec,omitempty"`
+	// Needs is what a deferred unit would take: reload or restart.
+	Needs Action `json:"needs,omitempty"`
 }
 
 // PathChange is one line of the plan's paths.

@@ -20,7 +20,7 @@ func (e *Engine) check(ctx context.Context, req Request, ev Events) (any, error)
 	}
 	defer s.close()
 	ev.progress("reading", 0, 0, "processes", "")
-	r, units, err := e.checkReport(ctx, s)
+	r, units, err := e.checkReport(ctx, s, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -40,12 +40,14 @@ func (e *Engine) check(ctx context.Context, req Request, ev Events) (any, error)
 	return r, err
 }
 
-func (e *Engine) checkReport(ctx context.Context, s *session) (*change.CheckReport, map[string]*change.UnitState, error) {
+func (e *Engine) checkReport(ctx context.Context, s *session, waiting []change.UnitPlan) (*change.CheckReport, map[string]*change.UnitState, error) {
 	res, units, err := e.stale(ctx, s)
 	if err != nil {
 		return nil, nil, err
 	}
-	r := planner.Check(res.Hits, units, res.Examined, res.Warnings)
+	policy := change.Policy{Max: change.ActionReboot}
+	s.govern(&policy)
+	r := planner.CheckUnder(policy, waiting, res.Hits, units, res.Examined, res.Warnings)
 	r.Looked = res.Looked
 	for name, u := range units {
 		if u.NeedDaemonReload && name == u.Name {
@@ -70,7 +72,11 @@ func (e *Engine) restart(ctx context.Context, req Request, ev Events) (any, erro
 	if s.lock, err = takeLock(req); err != nil {
 		return nil, err
 	}
-	found, _, err := e.checkReport(ctx, s)
+	waiting, err := s.waiting()
+	if err != nil {
+		return nil, err
+	}
+	found, _, err := e.checkReport(ctx, s, waiting)
 	if err != nil {
 		return nil, err
 	}

@@ -236,6 +236,7 @@ func (e *Engine) history(req Request) (any, error) {
 func (s *session) forgetDone(list []change.Generation) {
 	boot := bootTime()
 	var units map[string]*change.UnitState
+	var known bool
 	for i := range list {
 		g := &list[i]
 		if !s.req.Live() || g.State != "verified" || g.Time < boot {
@@ -245,29 +246,31 @@ func (s *session) forgetDone(list []change.Generation) {
 			continue
 		}
 		if units == nil {
-			units = runningUnits()
+			units, known = runningUnits()
 		}
 		g.Deferred = slices.DeleteFunc(g.Deferred, func(name string) bool {
 			u := units[name]
-			return u != nil && boot+int64(u.InvokedMonoUSec/1e6) > g.Time
+			if u == nil || !u.Active() {
+				return known // it does not run: its next start takes what is there
+			}
+			return boot+int64(u.InvokedMonoUSec/1e6) > g.Time
 		})
 	}
 }
 
 // runningUnits asks systemd; without an answer nothing is known of any unit.
-func runningUnits() map[string]*change.UnitState {
+func runningUnits() (units map[string]*change.UnitState, known bool) {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
 	bus, err := systemd.Connect(ctx)
 	if err != nil {
-		return map[string]*change.UnitState{}
+		return nil, false
 	}
 	defer bus.Close()
-	units, err := bus.Units(ctx)
-	if err != nil {
-		return map[string]*change.UnitState{}
+	if units, err = bus.Units(ctx); err != nil {
+		return nil, false
 	}
-	return units
+	return units, true
 }
 
 // Booted tells whether systemd runs this host.

@@ -175,6 +175,7 @@ func (s *session) diffOptions(ev Events) diff.Options {
 // whose new content lies below content.
 func (s *session) decide(ctx context.Context, p *planned, content *sys.FD, policy change.Policy, ev Events) error {
 	ev.progress("planning", 0, 0, "", "")
+	s.govern(&policy)
 	in := change.Input{Delta: p.delta, Policy: policy, Restore: p.restore, Facts: &change.Facts{}, Old: &change.Tree{}, New: &change.Tree{}}
 	running := s.req.Live() && systemd.Booted()
 	if s.mode == readWrite && !p.delta.Empty() {
@@ -191,6 +192,9 @@ func (s *session) decide(ctx context.Context, p *planned, content *sys.FD, polic
 		}
 	}
 	if err := s.readSettings(&in, content, running); err != nil {
+		return err
+	}
+	if err := s.packagesForRules(&in, content); err != nil {
 		return err
 	}
 	p.facts = in.Facts

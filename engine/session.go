@@ -55,6 +55,7 @@ type session struct {
 	cache     *sys.FD
 	liveIndex *catalog.Index
 	warnings  []string
+	rules     []change.Rule // the administrator's
 }
 
 // openSession opens the root's file systems and the store in them. With
@@ -67,6 +68,9 @@ func openSession(e *Engine, req Request, m mode) (_ *session, err error) {
 			s.close()
 		}
 	}()
+	if s.rules, err = loadRules(req); err != nil {
+		return nil, err
+	}
 	st, err := os.Stat(req.Root)
 	if err != nil {
 		return nil, fmt.Errorf("cannot open root %s: %w", req.Root, errors.Unwrap(err))

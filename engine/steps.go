@@ -146,7 +146,8 @@ func (r *run) conclude() {
 	for _, u := range r.report.Deferred {
 		deferred = append(deferred, u.Unit)
 	}
-	if err := r.tx.SetPending(r.report.HostAction, deferred); err != nil {
+	host, deferred := r.s.carryOver(r.tx.ID(), r.report.HostAction, deferred)
+	if err := r.tx.SetPending(host, deferred); err != nil {
 		r.s.warnings = append(r.s.warnings, fmt.Sprintf("what is pending was not recorded: %v", err))
 	}
 }

@@ -12,10 +12,30 @@ import (
 // name; they are empty where systemd is not PID 1, and then no process belongs
 // to a unit.
 func Check(hits []change.Hit, units map[string]*change.UnitState, examined int, warnings []string) *change.CheckReport {
+	return CheckUnder(change.Policy{Max: change.ActionReboot}, nil, hits, units, examined, warnings)
+}
+
+// CheckUnder is Check under the administrator's rules, and with what earlier
+// updates put off: that is judged anew.
+func CheckUnder(policy change.Policy, waiting []change.UnitPlan, hits []change.Hit, units map[string]*change.UnitState, examined int, warnings []string) *change.CheckReport {
 	p := newPlanning(change.Input{
 		Facts:  &change.Facts{Running: true, Units: units, Hits: hits, Warnings: warnings},
-		Policy: change.Policy{Max: change.ActionReboot},
+		Policy: policy,
 	})
+	for _, w := range waiting {
+		u := p.named(w.Unit)
+		if u == nil || w.Manager != "" {
+			continue
+		}
+		rung := change.ActionRestart
+		if w.Needs == change.ActionReload && u.canReload() {
+			rung = change.ActionReload
+		}
+		for _, r := range w.Reasons {
+			r.Detail, r.PID, r.Comm = "an earlier update put it off", 0, ""
+			p.raise(u, rung, r)
+		}
+	}
 	sessions := []change.Hit{}
 	var spared []change.Hit
 	spare := func(h change.Hit, why string) {

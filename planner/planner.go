@@ -58,8 +58,9 @@ type verdict struct {
 	stopStart  bool
 	deferred   bool
 	propagated bool
-	ruled      bool // the administrator's rules have decided
-	held       bool // rules keep back what some of the reasons ask for
+	ruled      bool          // the administrator's rules have decided
+	want       change.Action // what would be done if nothing kept it back
+	held       bool          // rules keep back what some of the reasons ask for
 	reasons    []change.Reason
 }
 
@@ -170,7 +171,11 @@ func (p *planning) verdict(name string) *verdict {
 // raise lifts a running unit to a rung, never lowers it, and keeps the reason.
 // A oneshot has done its work: it is not run again unless it asks for that.
 func (p *planning) raise(u *unit, rung change.Action, r change.Reason) {
+	asked := rung
 	rung, r, left := p.governed(u, rung, r)
+	if v := p.verdicts[u.name]; v != nil {
+		v.want = max(v.want, asked)
+	}
 	if !left {
 		return
 	}
@@ -179,7 +184,7 @@ func (p *planning) raise(u *unit, rung change.Action, r change.Reason) {
 		return
 	}
 	v := p.verdict(u.name)
-	v.rung = max(v.rung, rung)
+	v.rung, v.want = max(v.rung, rung), max(v.want, asked)
 	v.reasons = append(v.reasons, r)
 }
 
@@ -229,6 +234,9 @@ func (p *planning) finish() *change.Plan {
 		plan := change.UnitPlan{
 			Unit: v.unit, Manager: v.manager, Action: v.action(),
 			Reasons: tidyReasons(v.reasons), Propagated: v.propagated,
+		}
+		if v.deferred && v.manager == "" {
+			plan.Needs = max(v.want, v.needs())
 		}
 		if u := p.running[name]; u != nil && u.state != nil {
 			plan.LastStartUSec = u.state.LastStartUSec
