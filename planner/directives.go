@@ -1,208 +1,211 @@
 package planner
 
-import "strings"
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"path"
+	"slices"
+	"strconv"
+	"strings"
+	"unicode"
 
-// class is what a directive acts on, and so what it takes to put a new value
-// into effect for a unit that is loaded.
-type class uint8
-
-const (
-	// classInert: systemd does not read it (X- keys and sections).
-	classInert class = iota
-	// classManager: PID 1 reads it when the moment comes (a stop, a failure, a
-	// job); a daemon-reload is all.
-	classManager
-	// classCgroup: an attribute of the unit's control group or a BPF program on
-	// it; a daemon-reload writes it to the running group.
-	classCgroup
-	// classExec: part of the execution context or of the start itself; only a
-	// new start applies it.
-	classExec
-	// classListen: an attribute of a listening socket, set when it is made.
-	classListen
-	// classRemount: a mount option; the unit's reload remounts.
-	classRemount
-	// classMount: what is mounted where; only a new mount applies it.
-	classMount
-	// classSwap: how a swap device was switched on.
-	classSwap
+	"github.com/liveupd/liveupd/change"
+	"github.com/liveupd/liveupd/change/directive"
 )
 
-func words(s string) map[string]bool {
-	m := make(map[string]bool)
-	for w := range strings.FieldsSeq(s) {
-		m[w] = true
-	}
-	return m
+// difference is one setting whose effective values mean something else.
+type difference struct {
+	section, key string
+	file         string // a file in which it is set, or was
+	old, new     []string
+	kind         directive.Kind
+	since        int // the version of systemd that it came in; 0: an early one, or nobody knows
 }
 
-// The lists follow systemd's manual pages of version 252 with the additions
-// of later ones; the names were checked against the directives that
-// `systemd --dump-configuration-items` prints.
-var (
-	// systemd.unit(5), [Unit]. JoinsNamespaceOf= alone is part of the execution
-	// context: it is read when a process is forked.
-	unitManager = words(`
-		Description Documentation SourcePath
-		After Before Wants Requires RequiresOverridable Requisite RequisiteOverridable BindsTo BindTo PartOf
-		Upholds Conflicts OnFailure OnSuccess OnFailureJobMode OnSuccessJobMode OnFailureIsolate
-		PropagatesReloadTo ReloadPropagatedFrom PropagateReloadTo PropagateReloadFrom
-		PropagatesStopTo StopPropagatedFrom RequiresMountsFor WantsMountsFor
-		IgnoreOnIsolate StopWhenUnneeded RefuseManualStart RefuseManualStop AllowIsolate DefaultDependencies
-		SurviveFinalKillSignal CollectMode FailureAction SuccessAction FailureActionExitStatus
-		SuccessActionExitStatus JobTimeoutSec JobRunningTimeoutSec JobTimeoutAction JobTimeoutRebootArgument
-		StartLimitInterval StartLimitIntervalSec StartLimitBurst StartLimitAction RebootArgument`)
-
-	// systemd.resource-control(5), without Slice= and Delegate=, which are
-	// settled when the group is made, and MemoryPressureWatch=, which is handed
-	// to the service in its environment.
-	cgroupLive = words(`
-		CPUAccounting CPUWeight StartupCPUWeight CPUShares StartupCPUShares CPUQuota CPUQuotaPeriodSec
-		AllowedCPUs StartupAllowedCPUs AllowedMemoryNodes StartupAllowedMemoryNodes
-		MemoryAccounting MemoryMin MemoryLow DefaultMemoryMin DefaultMemoryLow DefaultStartupMemoryLow
-		StartupMemoryLow StartupMemoryHigh StartupMemoryMax StartupMemorySwapMax StartupMemoryZSwapMax
-		MemoryHigh MemoryMax MemorySwapMax MemoryZSwapMax MemoryZSwapWriteback MemoryLimit
-		TasksAccounting TasksMax IOAccounting IOWeight StartupIOWeight IODeviceWeight IOReadBandwidthMax
-		IOWriteBandwidthMax IOReadIOPSMax IOWriteIOPSMax IODeviceLatencyTargetSec
-		BlockIOAccounting BlockIOWeight StartupBlockIOWeight BlockIODeviceWeight BlockIOReadBandwidth
-		BlockIOWriteBandwidth IPAccounting IPAddressAllow IPAddressDeny IPIngressFilterPath IPEgressFilterPath
-		BPFProgram SocketBindAllow SocketBindDeny RestrictNetworkInterfaces NFTSet DeviceAllow DevicePolicy
-		DisableControllers ManagedOOMSwap ManagedOOMMemoryPressure ManagedOOMMemoryPressureLimit
-		ManagedOOMMemoryPressureDurationSec ManagedOOMPreference OOMPolicy`)
-
-	// systemd.kill(5): all of it is read when the unit is stopped.
-	killManager = words(`
-		KillMode KillSignal RestartKillSignal SendSIGHUP SendSIGKILL FinalKillSignal WatchdogSignal`)
-
-	// systemd.service(5): what PID 1 reads when the service ends, fails, is
-	// reloaded or is stopped; and from systemd.exec(5) what is read at the stop.
-	serviceManager = words(`
-		ExecReload ExecReloadPost ExecStop ExecStopPost ExecCondition
-		Restart RestartSec RestartSteps RestartMaxDelaySec RestartMode RestartPreventExitStatus
-		RestartForceExitStatus SuccessExitStatus RemainAfterExit ExitType ReloadSignal
-		TimeoutSec TimeoutStartSec TimeoutStopSec TimeoutAbortSec TimeoutCleanSec
-		TimeoutStartFailureMode TimeoutStopFailureMode RuntimeMaxSec RuntimeRandomizedExtraSec
-		FileDescriptorStoreMax FileDescriptorStorePreserve
-		StartLimitInterval StartLimitBurst StartLimitAction FailureAction RebootArgument
-		RuntimeDirectoryPreserve RemoveIPC`)
-
-	// systemd.socket(5): what PID 1 reads when a connection comes or the
-	// socket is stopped.
-	socketManager = words(`
-		MaxConnections MaxConnectionsPerSource TriggerLimitIntervalSec TriggerLimitBurst
-		PollLimitIntervalSec PollLimitBurst FlushPending RemoveOnStop TimeoutSec
-		ExecStartPre ExecStartPost ExecStopPre ExecStopPost DeferTrigger DeferTriggerMaxSec`)
-
-	// systemd.socket(5): what is set on the socket when it is made.
-	socketListen = words(`
-		ListenStream ListenDatagram ListenSequentialPacket ListenFIFO ListenSpecial ListenNetlink
-		ListenMessageQueue ListenUSBFunction SocketProtocol BindIPv6Only Backlog BindToDevice SocketUser
-		SocketGroup SocketMode DirectoryMode Accept Writable KeepAlive KeepAliveTimeSec KeepAliveIntervalSec
-		KeepAliveProbes NoDelay Priority DeferAcceptSec ReceiveBuffer SendBuffer IPTOS IPTTL Mark ReusePort
-		SmackLabel SmackLabelIPIn SmackLabelIPOut SELinuxContextFromNet PipeSize MessageQueueMaxMessages
-		MessageQueueMessageSize FreeBind Transparent Broadcast PassCredentials PassPIDFD PassSecurity
-		PassPacketInfo PassFileDescriptorsToExec AcceptFileDescriptors Timestamping TCPCongestion Symlinks
-		FileDescriptorName Service XAttrEntryPoint XAttrListen XAttrAccept
-		PrivateNetwork NetworkNamespacePath`)
-
-	// systemd.exec(5). For a service these are restart; the helper commands of
-	// a socket, mount or swap unit get them at their next run.
-	execContext = words(`
-		WorkingDirectory RootDirectory RootImage RootImageOptions RootImagePolicy RootEphemeral RootHash
-		RootHashSignature RootVerity RootMStack MountAPIVFS BindLogSockets ProtectProc ProcSubset BindPaths BindReadOnlyPaths
-		MountImages MountImagePolicy ExtensionImages ExtensionImagePolicy ExtensionDirectories ExecSearchPath User Group DynamicUser
-		SupplementaryGroups SetLoginEnvironment PAMName UserNamespacePath CapabilityBoundingSet AmbientCapabilities NoNewPrivileges
-		SecureBits SELinuxContext AppArmorProfile SmackProcessLabel UMask CoredumpFilter KeyringMode
-		OOMScoreAdjust TimerSlackNSec Personality IgnoreSIGPIPE Nice CPUSchedulingPolicy
-		CPUSchedulingPriority CPUSchedulingResetOnFork CPUAffinity NUMAPolicy NUMAMask
-		IOSchedulingClass IOSchedulingPriority ProtectSystem ProtectHome RuntimeDirectory StateDirectory
-		CacheDirectory LogsDirectory ConfigurationDirectory RuntimeDirectoryMode StateDirectoryMode
-		CacheDirectoryMode LogsDirectoryMode ConfigurationDirectoryMode RuntimeDirectoryPreserve
-		StateDirectoryQuota StateDirectoryAccounting CacheDirectoryQuota CacheDirectoryAccounting LogsDirectoryQuota LogsDirectoryAccounting
-		TimeoutCleanSec ReadWritePaths ReadOnlyPaths InaccessiblePaths ExecPaths NoExecPaths
-		ReadWriteDirectories ReadOnlyDirectories InaccessibleDirectories TemporaryFileSystem PrivateTmp
-		PrivateDevices PrivateNetwork NetworkNamespacePath PrivateIPC IPCNamespacePath PrivatePIDs MemoryKSM MemoryTHP
-		PrivateUsers ProtectHostname ProtectClock ProtectKernelTunables ProtectKernelModules
-		ProtectKernelLogs ProtectControlGroups RestrictAddressFamilies RestrictFileSystems
-		RestrictNamespaces LockPersonality MemoryDenyWriteExecute RestrictRealtime RestrictSUIDSGID
-		RemoveIPC PrivateMounts MountFlags PrivateBPF BPFDelegateCommands BPFDelegateMaps BPFDelegatePrograms BPFDelegateAttachments
-		DelegateNamespaces SystemCallFilter SystemCallErrorNumber
-		SystemCallArchitectures SystemCallLog Environment EnvironmentFile PassEnvironment UnsetEnvironment
-		StandardInput StandardOutput StandardError StandardInputText StandardInputData LogLevelMax
-		LogExtraFields LogRateLimitIntervalSec LogRateLimitBurst LogFilterPatterns LogNamespace
-		SyslogIdentifier SyslogFacility SyslogLevel SyslogLevelPrefix TTYPath TTYReset TTYVHangup
-		TTYColumns TTYRows TTYVTDisallocate LoadCredential LoadCredentialEncrypted ImportCredential
-		SetCredential SetCredentialEncrypted UtmpIdentifier UtmpMode
-		LimitCPU LimitFSIZE LimitDATA LimitSTACK LimitCORE LimitRSS LimitNOFILE LimitAS LimitNPROC
-		LimitMEMLOCK LimitLOCKS LimitSIGPENDING LimitMSGQUEUE LimitNICE LimitRTPRIO LimitRTTIME
-		MemoryPressureWatch MemoryPressureThresholdSec CoredumpReceive Slice Delegate DelegateSubgroup`)
-
-	// systemd.mount(5), systemd.swap(5), systemd.automount(5): read when the
-	// unit is started or stopped, and of no consequence for one that is mounted.
-	mountManager = words(`
-		SloppyOptions LazyUnmount ReadWriteOnly ForceUnmount DirectoryMode TimeoutSec TimeoutIdleSec`)
-)
-
-// classify tells the class of one directive in a unit of the given type (the
-// suffix of its name, without the dot). What no manual page names is taken to
-// need a new start: the safe side.
-func classify(unitType, section, key string) class {
-	if strings.HasPrefix(key, "X-") || strings.HasPrefix(section, "X-") {
-		return classInert
+// differences compares effective settings, in the order of sections and keys.
+// Specifiers stand for what they mean in the unit called name.
+func differences(name string, old, new *change.Unit) []difference {
+	type id struct{ section, key string }
+	type values struct {
+		list []string
+		file string
 	}
-	switch section {
-	case "Install":
-		return classManager
-	case "Unit":
-		if unitManager[key] || strings.HasPrefix(key, "Condition") || strings.HasPrefix(key, "Assert") {
-			return classManager
+	read := func(u *change.Unit) map[id]values {
+		out := make(map[id]values, len(u.Settings))
+		for _, s := range u.Settings {
+			k := id{}
+			k.section, k.key = directive.Modern(s.Section, s.Key)
+			v := out[k]
+			out[k] = values{append(v.list, s.Value), s.File}
 		}
-		return classExec
+		return out
 	}
-	switch unitType {
-	case "timer", "path", "target", "device", "slice", "scope":
-		// Timers and paths are armed anew after a daemon-reload; the rest hold
-		// no process of their own that could have the old value.
-		return classManager
+	a, b := read(old), read(new)
+	keys := maps.Clone(b)
+	maps.Copy(keys, a)
+	var out []difference
+	for k := range keys {
+		x, y := a[k].list, b[k].list
+		moved := old.Fragment != new.Fragment && slices.ContainsFunc(y, namesFragment)
+		if slices.Equal(x, y) && !moved {
+			continue
+		}
+		d, known := directive.Find(k.section, k.key)
+		kind := directive.Lines
+		if known {
+			kind = d.Kind
+		}
+		if directive.Equal(kind, d.Default, expandAll(x, name, old), expandAll(y, name, new)) {
+			continue
+		}
+		out = append(out, difference{
+			section: k.section, key: k.key, old: x, new: y, kind: kind, since: d.Since,
+			file: cmp.Or(extraFile(new, old, k.section, k.key), b[k].file, a[k].file),
+		})
 	}
-	if cgroupLive[key] {
-		return classCgroup
+	slices.SortFunc(out, func(a, b difference) int {
+		return cmp.Or(cmp.Compare(a.section, b.section), cmp.Compare(a.key, b.key))
+	})
+	return out
+}
+
+// extraFile is the file of an assignment that only one of the two has: of the
+// new unit where there is one, else of the old.
+func extraFile(new, old *change.Unit, section, key string) string {
+	is := func(s change.Setting) bool {
+		sec, k := directive.Modern(s.Section, s.Key)
+		return sec == section && k == key
 	}
-	if killManager[key] {
-		return classManager
+	for _, pair := range [][2]*change.Unit{{new, old}, {old, new}} {
+		for _, s := range pair[0].Settings {
+			if is(s) && !slices.ContainsFunc(pair[1].Settings, func(o change.Setting) bool { return is(o) && o.Value == s.Value }) {
+				return s.File
+			}
+		}
 	}
-	switch unitType {
-	case "service":
-		if serviceManager[key] {
-			return classManager
-		}
-		return classExec
-	case "socket":
-		if socketListen[key] {
-			return classListen
-		}
-		if socketManager[key] || execContext[key] {
-			return classManager
-		}
-		return classListen
-	case "mount":
-		if key == "Options" {
-			return classRemount
-		}
-		if mountManager[key] || execContext[key] {
-			return classManager
-		}
-		return classMount
-	case "swap":
-		if mountManager[key] || execContext[key] {
-			return classManager
-		}
-		return classSwap
-	case "automount":
-		if mountManager[key] {
-			return classManager
-		}
-		return classMount
+	return ""
+}
+
+// changedFile is the path that the update changes and that a difference comes
+// of. Where a file goes, or hides another, that is not the file of the setting.
+func (p *planning) changedFile(d *difference, old, new *change.Unit) string {
+	if p.changedAt(d.file) {
+		return d.file
 	}
-	return classExec
+	best := ""
+	for _, u := range []*change.Unit{new, old} {
+		for _, f := range append([]string{u.Fragment}, u.DropIns...) {
+			switch {
+			case !p.changedAt(f):
+			case path.Base(f) == path.Base(d.file):
+				return f
+			case best == "":
+				best = f
+			}
+		}
+	}
+	return cmp.Or(best, d.file)
+}
+
+// changedAt knows a path by its name without the merged /usr as well.
+func (p *planning) changedAt(file string) bool {
+	return p.changed.at(file) || strings.HasPrefix(file, "/lib/") && p.changed.at("/usr"+file)
+}
+
+// says is the difference in words: the section, the key, the old and the new value.
+func (d *difference) says() string {
+	head := fmt.Sprintf("[%s] %s=", d.section, d.key)
+	if strings.HasPrefix(d.key, "SetCredential") {
+		return head + " (differs)" // its value is a secret
+	}
+	if d.kind.Scalar() || len(d.old) <= 1 && len(d.new) <= 1 {
+		return fmt.Sprintf("%s (%s → %s)", head, d.show(d.old), d.show(d.new))
+	}
+	less, more := items(d.kind, d.old), items(d.kind, d.new)
+	var parts []string
+	for _, v := range less {
+		if !slices.Contains(more, v) {
+			parts = append(parts, "-"+d.show([]string{v}))
+		}
+	}
+	for _, v := range more {
+		if !slices.Contains(less, v) {
+			parts = append(parts, "+"+d.show([]string{v}))
+		}
+	}
+	if len(parts) == 0 {
+		return head + " (in another order)"
+	}
+	return head + " (" + strings.Join(parts, ", ") + ")"
+}
+
+// items are what a list adds up of.
+func items(kind directive.Kind, values []string) []string {
+	switch kind {
+	case directive.Lines, directive.Command, directive.Filter:
+		return values
+	}
+	return directive.Normal(kind, values)
+}
+
+// show prints a value, short and on one line.
+func (d *difference) show(values []string) string {
+	if len(values) == 0 {
+		return "unset"
+	}
+	v := values[len(values)-1]
+	if d.kind == directive.Env {
+		words := directive.Fields(v)
+		for i, w := range words {
+			if name, _, ok := strings.Cut(w, "="); ok && secret(name) {
+				words[i] = name + "=…"
+			}
+		}
+		v = strings.Join(words, " ")
+	}
+	const most = 120
+	if r := []rune(v); len(r) > most {
+		v = string(r[:most]) + "…"
+	}
+	if v == "" || strings.ContainsFunc(v, func(r rune) bool { return !unicode.IsPrint(r) }) {
+		return strconv.Quote(v)
+	}
+	return v
+}
+
+// secret tells whether a variable's name lets its value look like one.
+func secret(name string) bool {
+	name = strings.ToUpper(name)
+	for _, s := range []string{"PASS", "SECRET", "TOKEN", "KEY", "CRED", "PWD"} {
+		if strings.Contains(name, s) {
+			return true
+		}
+	}
+	return false
+}
+
+// managerHears is false for a setting that came in after the manager that
+// runs, which ignores it, unless the update brings another manager.
+func (p *planning) managerHears(d difference) bool {
+	if p.static || d.since == 0 || p.facts.SystemdVersion == 0 || d.since <= p.facts.SystemdVersion {
+		return true
+	}
+	return slices.ContainsFunc(managerFiles, func(f string) bool { return len(p.changed.matching(f)) > 0 })
+}
+
+func namesFragment(v string) bool { return strings.Contains(v, "%y") || strings.Contains(v, "%Y") }
+
+func expandAll(values []string, name string, def *change.Unit) []string {
+	out := make([]string, len(values))
+	for i, v := range values {
+		out[i] = v
+		if strings.Contains(v, "%") {
+			out[i] = expand(v, name)
+			if namesFragment(v) {
+				out[i] = strings.NewReplacer("%%", "%%", "%y", def.Fragment, "%Y", path.Dir(def.Fragment)).Replace(out[i])
+			}
+		}
+	}
+	return out
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/liveupd/liveupd/change"
+	"github.com/liveupd/liveupd/change/directive"
 )
 
 var update = flag.Bool("update", false, "write the golden plans anew")
@@ -327,31 +328,31 @@ func TestNilInputIsAnEmptyPlan(t *testing.T) {
 func TestClassify(t *testing.T) {
 	for _, c := range []struct {
 		unit, section, key string
-		want               class
+		want               directive.Class
 	}{
-		{"service", "Unit", "After", classManager},
-		{"service", "Unit", "ConditionPathExists", classManager},
-		{"service", "Unit", "JoinsNamespaceOf", classExec},
-		{"service", "Service", "ExecStart", classExec},
-		{"service", "Service", "ExecStop", classManager},
-		{"service", "Service", "KillMode", classManager},
-		{"service", "Service", "IPAddressDeny", classCgroup},
-		{"service", "Service", "Slice", classExec},
-		{"service", "Service", "NoSuchThing", classExec},
-		{"service", "X-Foo", "Bar", classInert},
-		{"socket", "Socket", "ListenStream", classListen},
-		{"socket", "Socket", "MaxConnections", classManager},
-		{"socket", "Socket", "Environment", classManager},
-		{"socket", "Socket", "MemoryMax", classCgroup},
-		{"mount", "Mount", "Options", classRemount},
-		{"mount", "Mount", "What", classMount},
-		{"mount", "Mount", "LazyUnmount", classManager},
-		{"swap", "Swap", "Priority", classSwap},
-		{"timer", "Timer", "OnCalendar", classManager},
-		{"slice", "Slice", "CPUWeight", classManager},
+		{"service", "Unit", "After", directive.Manager},
+		{"service", "Unit", "ConditionPathExists", directive.Manager},
+		{"service", "Unit", "JoinsNamespaceOf", directive.Exec},
+		{"service", "Service", "ExecStart", directive.Exec},
+		{"service", "Service", "ExecStop", directive.Manager},
+		{"service", "Service", "KillMode", directive.Manager},
+		{"service", "Service", "IPAddressDeny", directive.Cgroup},
+		{"service", "Service", "Slice", directive.Exec},
+		{"service", "Service", "NoSuchThing", directive.Exec},
+		{"service", "X-Foo", "Bar", directive.Inert},
+		{"socket", "Socket", "ListenStream", directive.Listen},
+		{"socket", "Socket", "MaxConnections", directive.Manager},
+		{"socket", "Socket", "Environment", directive.Manager},
+		{"socket", "Socket", "MemoryMax", directive.Cgroup},
+		{"mount", "Mount", "Options", directive.Remount},
+		{"mount", "Mount", "What", directive.Mount},
+		{"mount", "Mount", "LazyUnmount", directive.Manager},
+		{"swap", "Swap", "Priority", directive.Swap},
+		{"timer", "Timer", "OnCalendar", directive.Manager},
+		{"slice", "Slice", "CPUWeight", directive.Cgroup},
 	} {
-		if got := classify(c.unit, c.section, c.key); got != c.want {
-			t.Errorf("classify(%q, %q, %q) = %d; want %d", c.unit, c.section, c.key, got, c.want)
+		if got := directive.ClassOf(c.unit, c.section, c.key); got != c.want {
+			t.Errorf("ClassOf(%q, %q, %q) = %d; want %d", c.unit, c.section, c.key, got, c.want)
 		}
 	}
 }

@@ -3,11 +3,11 @@ package planner
 import (
 	"cmp"
 	"maps"
-	"path"
 	"slices"
 	"strings"
 
 	"github.com/liveupd/liveupd/change"
+	"github.com/liveupd/liveupd/change/directive"
 )
 
 // unitDirs is where the system manager reads units from (systemd.unit(5)), and
@@ -23,69 +23,6 @@ var unitDirs = []string{
 
 // unitTables are read by systemd's own generators and by the manager itself.
 var unitTables = []string{"/etc/fstab", "/etc/crypttab", "/etc/veritytab", "/etc/integritytab", "/etc/systemd/system.conf"}
-
-// difference is one directive whose effective values differ.
-type difference struct {
-	section, key, file string
-	old, new           []string
-}
-
-// differences compares effective settings, key by key, in the order of the keys.
-func differences(old, new *change.Unit) []difference {
-	type id struct{ section, key string }
-	type values struct {
-		list []string
-		file string
-	}
-	read := func(u *change.Unit) map[id]values {
-		out := make(map[id]values, len(u.Settings))
-		for _, s := range u.Settings {
-			k := id{s.Section, s.Key}
-			v := out[k]
-			out[k] = values{append(v.list, s.Value), s.File}
-		}
-		return out
-	}
-	a, b := read(old), read(new)
-	keys := maps.Clone(b)
-	maps.Copy(keys, a)
-	var out []difference
-	for k := range keys {
-		if slices.Equal(a[k].list, b[k].list) {
-			continue
-		}
-		d := difference{section: k.section, key: k.key, old: a[k].list, new: b[k].list, file: b[k].file}
-		if f := extraFile(new, old, k.section, k.key); f != "" {
-			d.file = f
-		}
-		if d.file == "" {
-			d.file = a[k].file
-		}
-		out = append(out, d)
-	}
-	slices.SortFunc(out, func(a, b difference) int {
-		return cmp.Or(cmp.Compare(a.section, b.section), cmp.Compare(a.key, b.key))
-	})
-	return out
-}
-
-// extraFile is the file of an assignment that only one of the two has: of the
-// new unit where there is one, else of the old.
-func extraFile(new, old *change.Unit, section, key string) string {
-	for _, pair := range [][2]*change.Unit{{new, old}, {old, new}} {
-		for _, s := range pair[0].Settings {
-			if s.Section != section || s.Key != key {
-				continue
-			}
-			if !slices.ContainsFunc(pair[1].Settings, func(o change.Setting) bool {
-				return o.Section == section && o.Key == key && o.Value == s.Value
-			}) {
-				return s.File
-			}
-		}
-	}
-	return ""
-}
 
 // unitFiles is step 3 of the package comment, starts aside.
 func (p *planning) unitFiles() {
@@ -106,30 +43,30 @@ func (p *planning) unitFile(u *unit) {
 		return
 	}
 	byFile := map[string][]string{}
-	worst := classInert
-	restarts := func(c class) bool { return c >= classExec }
-	for _, d := range differences(u.old, u.new) {
+	worst := directive.Inert
+	for _, d := range differences(u.name, u.old, u.new) {
+		d.file = p.changedFile(&d, u.old, u.new)
 		p.trigger(u, d)
-		c := classify(u.kind(), d.section, d.key)
-		if !restarts(c) {
+		c := directive.ClassOf(u.kind(), d.section, d.key)
+		if c < directive.Exec || !p.managerHears(d) {
 			continue
 		}
 		worst = max(worst, c)
-		byFile[d.file] = append(byFile[d.file], d.key+"=")
+		byFile[d.file] = append(byFile[d.file], d.says())
 	}
 	rung, why := change.ActionRestart, ""
 	switch {
-	case worst == classInert:
+	case worst == directive.Inert:
 		return
-	case worst == classRemount:
+	case worst == directive.Remount:
 		rung = change.ActionReload
-	case worst == classSwap:
+	case worst == directive.Swap:
 		why = "switching it off would bring all its pages back into memory"
 	case u.kind() == "mount" && essentialMount(u.name):
 		why = "the system stands on this mount"
 	}
 	for _, file := range slices.Sorted(maps.Keys(byFile)) {
-		r := change.Reason{Kind: "unit-file", Path: file, Detail: join("; ", strings.Join(byFile[file], " "), why)}
+		r := change.Reason{Kind: "unit-file", Path: file, Detail: join("; ", strings.Join(byFile[file], "; "), why)}
 		if why != "" {
 			p.postpone(u.name, r)
 			continue
@@ -148,7 +85,7 @@ func (p *planning) unitFile(u *unit) {
 
 // trigger obeys NixOS's trigger keys: their values stand for what the service reads.
 func (p *planning) trigger(u *unit, d difference) {
-	r := change.Reason{Kind: "unit-file", Path: d.file, Detail: d.key + "="}
+	r := change.Reason{Kind: "unit-file", Path: d.file, Detail: d.says()}
 	switch d.key {
 	case "X-Restart-Triggers":
 		p.raise(u, change.ActionRestart, r)
@@ -246,9 +183,10 @@ func (p *planning) daemonReload() {
 		if old == nil || new.Name != name {
 			continue
 		}
-		for _, d := range differences(old, new) {
-			files[d.file] = true
-			notes[d.file] = append(notes[d.file], name+": "+d.key+"=")
+		for _, d := range differences(name, old, new) {
+			file := p.changedFile(&d, old, new)
+			files[file] = true
+			notes[file] = append(notes[file], name+": "+d.says())
 		}
 	}
 	for _, e := range p.changed.content {
@@ -355,38 +293,4 @@ func wantedIn(u *change.Unit, name string) string {
 		}
 	}
 	return ""
-}
-
-// expand puts a unit's own names in for specifiers (systemd.unit(5)).
-func expand(s, unit string) string {
-	if !strings.Contains(s, "%") {
-		return s
-	}
-	stem := strings.TrimSuffix(unit, path.Ext(unit))
-	prefix, _, _ := strings.Cut(stem, "@")
-	i := instance(unit)
-	return strings.NewReplacer(
-		"%%", "%", "%n", unit, "%N", stem, "%p", prefix, "%P", unescape(prefix), "%i", i, "%I", unescape(i),
-	).Replace(s)
-}
-
-// unescape undoes systemd-escape(1): "-" is "/", \xNN a byte.
-func unescape(s string) string {
-	var b strings.Builder
-	for i := 0; i < len(s); i++ {
-		switch {
-		case s[i] == '-':
-			b.WriteByte('/')
-		case s[i] == '\\' && i+3 < len(s) && s[i+1] == 'x' && nibble(s[i+2]) >= 0 && nibble(s[i+3]) >= 0:
-			b.WriteByte(byte(nibble(s[i+2])<<4 | nibble(s[i+3])))
-			i += 3
-		default:
-			b.WriteByte(s[i])
-		}
-	}
-	return b.String()
-}
-
-func nibble(c byte) int {
-	return strings.IndexByte("0123456789abcdef", c)
 }

@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/liveupd/liveupd/change"
+	"github.com/liveupd/liveupd/change/directive"
 )
 
 // maxLine is the length in bytes above which the manager refuses a line
@@ -103,18 +104,18 @@ func effective(in []change.Setting) []change.Setting {
 		out = kept
 	}
 	for _, s := range in {
+		kind := directive.KindOf(s.Section, s.Key)
 		if s.Value == "" {
-			if s.Section == "Unit" && unresettable[s.Key] {
-				continue
+			if kind == directive.Deps || kind == directive.Mounts {
+				continue // "dependencies cannot be reset to an empty list"
 			}
 			group := resetGroup(s.Section, s.Key)
 			drop(func(o change.Setting) bool {
-				return o.Section == s.Section &&
-					(o.Key == s.Key || group != "" && resetGroup(o.Section, o.Key) == group)
+				return o.Section == s.Section && resetGroup(o.Section, o.Key) == group
 			})
 			continue
 		}
-		if scalars[s.Key] {
+		if kind.Scalar() {
 			drop(func(o change.Setting) bool { return o.Section == s.Section && o.Key == s.Key })
 		}
 		out = append(out, s)
