@@ -13,6 +13,9 @@
 //     stat of its magic link decides. Never its path, never "(deleted)".
 //  3. An inode that keeps other names is no hit for a process that came by one
 //     of those: its mapping's path still leads to the inode.
+//     What an earlier change took off the disk matches by the name that it had,
+//     where a process of the host's own root still runs it: the change of that
+//     path concerns the process although none of its inodes goes.
 //  4. Processes get their unit by cgroup, below PID 1's own place in the tree.
 //     A process that is older than its unit's present invocation is a leftover.
 //  5. Each distinct mount namespace is read once. A mount upon, or a bind of,
@@ -61,7 +64,7 @@ func Collect(ctx context.Context, r Request) (*change.Facts, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot find out what mappings call the changed files: %w", err)
 	}
-	c := &collector{host: h, wanted: w, spaces: map[uint64]*space{}}
+	c := &collector{host: h, wanted: w, spaces: map[uint64]*space{}, older: newOlder(h, r.Delta)}
 	s, err := h.scan(ctx, c.visit)
 	if err != nil {
 		return nil, err
@@ -80,6 +83,7 @@ func Collect(ctx context.Context, r Request) (*change.Facts, error) {
 type collector struct {
 	*host
 	wanted *wanted
+	older  *older
 
 	mu     sync.Mutex
 	hits   []change.Hit
@@ -103,11 +107,25 @@ func (c *collector) visit(p *sys.Proc, exe *change.Node) error {
 		if path, ok := c.named(p, f, name); ok {
 			found = append(found, change.Hit{Kind: "exec", Path: path})
 		}
+	} else {
+		name := func() string { name, _ := p.Readlink("exe"); return name }
+		if path := c.olderPath(p, exeKey, func() string { return "exe" }, name); path != "" {
+			found = append(found, change.Hit{Kind: "exec", Path: path, Detail: alreadyOlder})
+		}
 	}
 	if len(c.wanted.byMaps) > 0 {
 		seen := map[*goneFile]bool{c.wanted.byStat[exeKey]: true}
 		err := p.Maps(sys.MapsOptions{Exec: !c.wanted.data}, func(m sys.Mapping, name func() string) bool {
-			cand, ok := c.wanted.byMaps[change.InodeKey{Dev: m.Dev, Ino: m.Ino}]
+			key := change.InodeKey{Dev: m.Dev, Ino: m.Ino}
+			cand, ok := c.wanted.byMaps[key]
+			if !ok && m.Exec {
+				var path string
+				hit := func(h change.Hit) bool { return h.Path == path }
+				if path = c.olderPath(p, key, m.File, name); path != "" && !slices.ContainsFunc(found, hit) {
+					found = append(found, change.Hit{Kind: "mapped", Path: path, Detail: alreadyOlder})
+				}
+				return true
+			}
 			if !ok || seen[cand.file] || !m.Exec && !cand.file.data {
 				return true
 			}

@@ -1,0 +1,89 @@
+package inspect
+
+import (
+	"os"
+	"strings"
+
+	"github.com/liveupd/liveupd/change"
+	"github.com/liveupd/liveupd/internal/sys"
+)
+
+// alreadyOlder is what a person is told of it.
+const alreadyOlder = "what it runs lay there before, and is gone from the disk already"
+
+// older finds the processes that run what lay at a changed path before what
+// lies there now: no inode of theirs goes, and yet the change leaves them with
+// something else than the path will hold. Here alone the name of a mapping
+// counts, and only where its object has no name any more, in a process that
+// has the host's own root.
+type older struct {
+	roots map[change.InodeKey]bool // PID 1's and our own, which is a clone of it
+	news  map[string]*change.Node
+	// known are the changed paths of the objects met so far, "" for none.
+	known map[change.InodeKey]string
+}
+
+func newOlder(h *host, d *change.Delta) *older {
+	o := &older{roots: map[change.InodeKey]bool{}, news: map[string]*change.Node{}, known: map[change.InodeKey]string{}}
+	for _, pid := range []int{1, os.Getpid()} {
+		p, err := sys.OpenProc(h.proc, pid)
+		if err != nil {
+			continue
+		}
+		var n change.Node
+		if p.StatInto("root", &n) == nil {
+			o.roots[change.InodeKey{Dev: n.Dev, Ino: n.Ino}] = true
+		}
+		p.Close()
+	}
+	for i := range d.Entries {
+		e := &d.Entries[i]
+		if goes(e) && !e.FromLive && e.Old.Type == change.Regular &&
+			(e.Op == change.Remove || e.Aspects == 0 || e.Aspects&(change.AspectContent|change.AspectType) != 0) {
+			o.news[e.Path] = e.New
+		}
+	}
+	return o
+}
+
+// olderPath is the changed path that an object lay at, "" where it did not.
+func (c *collector) olderPath(p *sys.Proc, key change.InodeKey, link func() string, name func() string) string {
+	o := c.older
+	c.mu.Lock()
+	at, ok := o.known[key]
+	c.mu.Unlock()
+	if !ok {
+		at = o.judge(p, link(), name())
+		c.mu.Lock()
+		o.known[key] = at
+		c.mu.Unlock()
+	}
+	if at == "" {
+		return ""
+	}
+	var root change.Node
+	if p.StatInto("root", &root) != nil || !o.roots[change.InodeKey{Dev: root.Dev, Ino: root.Ino}] {
+		return "" // a container's own
+	}
+	return at
+}
+
+func (o *older) judge(p *sys.Proc, link, name string) string {
+	at, deleted := strings.CutSuffix(name, " (deleted)")
+	if original, kept := originalPath(at); kept {
+		at, deleted = original, true
+	}
+	next, changes := o.news[at]
+	if !deleted || !changes {
+		return ""
+	}
+	if next != nil && !next.Digest.IsZero() {
+		if f, err := p.Open(link, sys.OpenRead); err == nil {
+			defer f.Close()
+			if d, err := digest(f); err == nil && d == next.Digest {
+				return "" // the change brings back what it runs
+			}
+		}
+	}
+	return at
+}
