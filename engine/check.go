@@ -45,9 +45,17 @@ func (e *Engine) checkReport(ctx context.Context, s *session, waiting []change.U
 	if err != nil {
 		return nil, nil, err
 	}
-	policy := change.Policy{Max: change.ActionReboot}
-	s.govern(&policy)
-	r := planner.CheckUnder(policy, waiting, res.Hits, units, res.Examined, res.Warnings)
+	found := planner.Found{
+		Hits: res.Hits, Units: units, Examined: res.Examined, Warnings: res.Warnings,
+		Policy: change.Policy{Max: change.ActionReboot}, Waiting: waiting,
+	}
+	s.govern(&found.Policy)
+	if len(units) > 0 {
+		if found.Newer, err = s.newer(ctx, units); err != nil {
+			return nil, nil, err
+		}
+	}
+	r := planner.Check(found)
 	r.Looked = res.Looked
 	for name, u := range units {
 		if u.NeedDaemonReload && name == u.Name {

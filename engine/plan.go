@@ -34,8 +34,6 @@ type planned struct {
 	base   *catalog.Base
 	facts  *change.Facts
 	mounts *nsmount.Picture // when it was planned; nil where nothing will be committed
-	// held is given back when the plan is carried out or dropped.
-	held []func()
 	// takes: the content is ours and may be moved.
 	takes bool
 	// records are the new record where the result does not tell it.
@@ -45,16 +43,9 @@ type planned struct {
 }
 
 func (p *planned) close() {
-	if p == nil {
-		return
-	}
-	if p.src != nil {
+	if p != nil && p.src != nil {
 		p.src.Close()
 	}
-	for _, release := range slices.Backward(p.held) {
-		release()
-	}
-	p.held = nil
 }
 
 func (e *Engine) plan(ctx context.Context, req Request, ev Events) (any, error) {
@@ -100,9 +91,6 @@ func expected(req Request, p *change.Plan) error {
 
 // planSource walks from the source to the plan. Only caches are written.
 func (s *session) planSource(ctx context.Context, ev Events) (_ *planned, err error) {
-	if s.usesApt() {
-		return s.planApt(ctx, ev)
-	}
 	p := &planned{}
 	defer func() {
 		if err != nil {
@@ -258,17 +246,8 @@ func (s *session) readTrees(ctx context.Context, in *change.Input, content *sys.
 	}
 	oldView := rootfs.Volumes(vols...)
 	newView := rootfs.Overlay(oldView, in.Delta, content)
-	o := rootfs.LoadOptions{Run: running, Static: !running}
-	for name, u := range in.Facts.Units {
-		if u.Active() {
-			o.Names = append(o.Names, name)
-			if at := strings.IndexByte(name, '@'); at > 0 && !strings.HasPrefix(name[at:], "@.") {
-				o.Instances = append(o.Instances, name)
-			}
-		}
-	}
-	slices.Sort(o.Names)
-	slices.Sort(o.Instances)
+	o := loadOptions(in.Facts.Units)
+	o.Run, o.Static = running, !running
 	if in.Old, err = rootfs.Load(ctx, oldView, o); err != nil {
 		return fmt.Errorf("cannot read the units of the old tree: %w", err)
 	}

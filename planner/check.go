@@ -7,22 +7,28 @@ import (
 	"github.com/liveupd/liveupd/change"
 )
 
-// Check decides what would bring a machine up to what its files hold, from the
-// processes that still use objects which are gone. Units are the manager's, by
-// name; they are empty where systemd is not PID 1, and then no process belongs
-// to a unit.
-func Check(hits []change.Hit, units map[string]*change.UnitState, examined int, warnings []string) *change.CheckReport {
-	return CheckUnder(change.Policy{Max: change.ActionReboot}, nil, hits, units, examined, warnings)
+// Found is what was met on a running machine.
+type Found struct {
+	Hits []change.Hit // processes that use what is gone
+	// Units are the manager's, by name; empty where systemd is not PID 1, and then
+	// no process belongs to a unit.
+	Units    map[string]*change.UnitState
+	Examined int // processes
+	Warnings []string
+	Newer    *Newer // nil where nobody looked at files
+	Policy   change.Policy
+	Waiting  []change.UnitPlan // what earlier updates put off
 }
 
-// CheckUnder is Check under the administrator's rules, and with what earlier
-// updates put off: that is judged anew.
-func CheckUnder(policy change.Policy, waiting []change.UnitPlan, hits []change.Hit, units map[string]*change.UnitState, examined int, warnings []string) *change.CheckReport {
+// Check decides what would bring a machine up to what its files hold, from the
+// processes that still use objects which are gone, from the files that changed
+// since they were read, and from what earlier updates put off, judged anew.
+func Check(f Found) *change.CheckReport {
 	p := newPlanning(change.Input{
-		Facts:  &change.Facts{Running: true, Units: units, Hits: hits, Warnings: warnings},
-		Policy: policy,
+		Facts:  &change.Facts{Running: true, Units: f.Units, Hits: f.Hits, Warnings: f.Warnings},
+		Policy: f.Policy,
 	})
-	for _, w := range waiting {
+	for _, w := range f.Waiting {
 		u := p.named(w.Unit)
 		if u == nil || w.Manager != "" {
 			continue
@@ -36,13 +42,14 @@ func CheckUnder(policy change.Policy, waiting []change.UnitPlan, hits []change.H
 			p.raise(u, rung, r)
 		}
 	}
+	p.newer(f.Newer)
 	sessions := []change.Hit{}
 	var spared []change.Hit
 	spare := func(h change.Hit, why string) {
 		h.Detail = join("; ", h.Detail, why)
 		spared = append(spared, h)
 	}
-	for _, h := range hits {
+	for _, h := range f.Hits {
 		switch {
 		case h.Setuid:
 			spare(h, "a set-id program ends with its command")
@@ -63,7 +70,7 @@ func CheckUnder(policy change.Policy, waiting []change.UnitPlan, hits []change.H
 	p.settle()
 	out := &change.CheckReport{
 		MessageType: "report", Schema: schema, Verb: "check", Units: []change.Stale{}, Sessions: sessions, Spared: spared,
-		HostAction: p.hostAction(), HostReasons: p.hostReasons(), Examined: examined,
+		HostAction: p.hostAction(), HostReasons: p.hostReasons(), Examined: f.Examined,
 	}
 	for _, name := range slices.Sorted(maps.Keys(p.verdicts)) {
 		v := p.verdicts[name]

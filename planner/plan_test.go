@@ -396,7 +396,7 @@ func TestCheck(t *testing.T) {
 		{Unit: "user@0.service", UserUnit: "x.service", PID: 6, Comm: "x", Kind: "mapped", Path: libc},
 		{Unit: "getty@tty1.service", PID: 7, Comm: "agetty", Kind: "mapped", Path: libc},
 	}
-	r := Check(hits, units, 70, []string{"w"})
+	r := Check(Found{Hits: hits, Units: units, Examined: 70, Warnings: []string{"w"}, Policy: change.Policy{Max: change.ActionReboot}})
 	var got []string
 	for _, u := range r.Units {
 		got = append(got, u.Action.String()+" "+strings.TrimPrefix(u.Manager+"/"+u.Unit, "/"))
@@ -417,7 +417,7 @@ func TestCheck(t *testing.T) {
 	if p := RestartPlan(r, change.ActionReload); steps(p) != "" {
 		t.Errorf("RestartPlan up to reload has steps %s; want none", steps(p))
 	}
-	if p := RestartPlan(Check(nil, nil, 0, nil), change.ActionReboot); !p.Empty() {
+	if p := RestartPlan(Check(Found{Policy: change.Policy{Max: change.ActionReboot}}), change.ActionReboot); !p.Empty() {
 		t.Errorf("RestartPlan of nothing = %s", pretty(p))
 	}
 }

@@ -109,6 +109,9 @@ type planning struct {
 	checks       []change.Check
 	warnings     map[string]bool
 	spared       map[string][]change.Reason // by unit
+	// stale tells, where it is set, whether a need is one: the file changed after
+	// the unit had read it.
+	stale func(u *unit, rung change.Action, r change.Reason) bool
 }
 
 // Make decides what an update does and in what order. Source, Root and what
@@ -171,6 +174,9 @@ func (p *planning) verdict(name string) *verdict {
 // raise lifts a running unit to a rung, never lowers it, and keeps the reason.
 // A oneshot has done its work: it is not run again unless it asks for that.
 func (p *planning) raise(u *unit, rung change.Action, r change.Reason) {
+	if p.stale != nil && !p.stale(u, rung, r) {
+		return
+	}
 	asked := rung
 	rung, r, left := p.governed(u, rung, r)
 	if v := p.verdicts[u.name]; v != nil {

@@ -311,6 +311,27 @@ func (p *Proc) Birth(name string) int64 {
 	return st.Btime.Sec*1e9 + int64(st.Btime.Nsec)
 }
 
+// Times are when an object was made, its content written and anything of it
+// changed, in nanoseconds since the epoch. Born is 0 where the file system does
+// not record it.
+type Times struct{ Born, Modified, Changed int64 }
+
+// TimesOf reads the times of what lies at a path, a symlink's own.
+func TimesOf(path string) (Times, error) {
+	var st unix.Statx_t
+	err := retry("statx", path, func() error {
+		return unix.Statx(unix.AT_FDCWD, path, unix.AT_SYMLINK_NOFOLLOW|unix.AT_NO_AUTOMOUNT, unix.STATX_BTIME|unix.STATX_MTIME|unix.STATX_CTIME, &st)
+	})
+	if err != nil {
+		return Times{}, err
+	}
+	t := Times{Modified: st.Mtime.Sec*1e9 + int64(st.Mtime.Nsec), Changed: st.Ctime.Sec*1e9 + int64(st.Ctime.Nsec)}
+	if st.Mask&unix.STATX_BTIME != 0 {
+		t.Born = st.Btime.Sec*1e9 + int64(st.Btime.Nsec)
+	}
+	return t, nil
+}
+
 // Clocks are one reading of the clocks that the times of processes (since
 // boot), of systemd (monotonic) and of files (real) are given in, in
 // nanoseconds.
