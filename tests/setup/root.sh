@@ -1,9 +1,10 @@
 #!/bin/bash
 # Prints the path of a cached Debian root, after making it where there is none.
 #
-#   root.sh bookworm|trixie|small|vm|vm-bookworm
+#   root.sh bookworm|trixie|small|peers|vm|vm-bookworm
 #
-# small is bookworm with nginx only, for `make run`; vm is trixie with a kernel and what
+# small is bookworm with nginx only, for `make run`; peers is trixie with what
+# liveupd is compared with; vm is trixie with a kernel and what
 # builds its initrd, for virtual machines, vm-bookworm just an older kernel for them.
 #
 # The roots hold the release's own versions (suite "main" only, neither updates
@@ -29,6 +30,10 @@ small)
 	suite=bookworm
 	packages="nginx cron"
 	;;
+peers)
+	suite=trixie
+	packages="nginx cron openssh-server python3 perl libpam-systemd iproute2 procps needrestart debian-goodies lsof"
+	;;
 vm)
 	suite=trixie
 	packages="linux-image-cloud-amd64 initramfs-tools dracut-core udev zstd e2fsprogs xfsprogs btrfs-progs kexec-tools busybox cron openssh-server iproute2 procps"
@@ -37,7 +42,7 @@ vm-bookworm)
 	suite=bookworm
 	packages=linux-image-cloud-amd64
 	;;
-*) die "usage: root.sh bookworm|trixie|small|vm|vm-bookworm" ;;
+*) die "usage: root.sh bookworm|trixie|small|peers|vm|vm-bookworm" ;;
 esac
 
 recipe=1 # raise it when the steps below change
