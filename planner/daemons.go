@@ -8,166 +8,6 @@ import (
 	"github.com/liveupd/liveupd/change"
 )
 
-// daemon is what is known of one program: which files it reads at its start,
-// whether its reload reads them again, and what tells if they are sound.
-//
-// In files and check, %I is the instance of the unit, unescaped, and %* what
-// the first star of the unit's pattern stood for.
-type daemon struct {
-	units  []string // names or path.Match patterns
-	exec   string   // known by this program too, under any unit name
-	files  []string // as changes.matching has them
-	reload bool     // a reload is enough, where the unit has one
-	check  []string // argv; the program's usual path first
-}
-
-// The table holds only what each program's manual says. A daemon that reads
-// its files whenever it needs them (cron, sudo, udev's rules, PAM) is not in
-// it: there is nothing to do for it.
-var daemons = []daemon{
-	{
-		units: []string{"nginx.service"}, exec: "/usr/sbin/nginx", files: []string{"/etc/nginx/**"},
-		reload: true, check: []string{"/usr/sbin/nginx", "-t", "-q"},
-	},
-	{
-		units: []string{"ssh.service", "sshd.service"}, exec: "/usr/sbin/sshd",
-		files:  []string{"/etc/ssh/sshd_config", "/etc/ssh/sshd_config.d/*.conf"},
-		reload: true, check: []string{"/usr/sbin/sshd", "-t"},
-	},
-	{
-		units: []string{"apache2.service"}, exec: "/usr/sbin/apache2", files: []string{"/etc/apache2/**"},
-		reload: true, check: []string{"/usr/sbin/apache2ctl", "-t"},
-	},
-	{
-		units: []string{"httpd.service"}, exec: "/usr/sbin/httpd", files: []string{"/etc/httpd/**"},
-		reload: true, check: []string{"/usr/sbin/httpd", "-t"},
-	},
-	{
-		units: []string{"lighttpd.service"}, exec: "/usr/sbin/lighttpd", files: []string{"/etc/lighttpd/**"},
-		reload: true, check: []string{"/usr/sbin/lighttpd", "-tt", "-f", "/etc/lighttpd/lighttpd.conf"},
-	},
-	{
-		units: []string{"caddy.service"}, exec: "/usr/bin/caddy", files: []string{"/etc/caddy/**"},
-		reload: true, check: []string{"/usr/bin/caddy", "validate", "--config", "/etc/caddy/Caddyfile"},
-	},
-	{
-		units: []string{"haproxy.service"}, exec: "/usr/sbin/haproxy", files: []string{"/etc/haproxy/**"},
-		reload: true, check: []string{"/usr/sbin/haproxy", "-c", "-q", "-f", "/etc/haproxy/haproxy.cfg"},
-	},
-	{
-		units: []string{"keepalived.service"}, exec: "/usr/sbin/keepalived", files: []string{"/etc/keepalived/**"},
-		reload: true, check: []string{"/usr/sbin/keepalived", "-t"},
-	},
-	{
-		units: []string{"squid.service"}, exec: "/usr/sbin/squid", files: []string{"/etc/squid/**"},
-		reload: true, check: []string{"/usr/sbin/squid", "-k", "parse"},
-	},
-	{
-		units: []string{"php*-fpm.service"}, files: []string{"/etc/php/%*/fpm/**", "/etc/php/%*/mods-available/**"},
-		reload: true, check: []string{"/usr/sbin/php-fpm%*", "-t"},
-	},
-	{
-		units: []string{"postfix.service", "postfix@*.service"}, files: []string{"/etc/postfix/**"},
-		reload: true, check: []string{"/usr/sbin/postfix", "check"},
-	},
-	{units: []string{"exim4.service"}, files: []string{"/etc/exim4/**"}},
-	{
-		units: []string{"dovecot.service"}, files: []string{"/etc/dovecot/**"},
-		reload: true, check: []string{"/usr/bin/doveconf", "-n"},
-	},
-	{
-		units: []string{"named.service", "bind9.service"}, exec: "/usr/sbin/named", files: []string{"/etc/bind/**", "/etc/named.conf"},
-		reload: true, check: []string{"/usr/bin/named-checkconf"},
-	},
-	{
-		units: []string{"unbound.service"}, exec: "/usr/sbin/unbound", files: []string{"/etc/unbound/**"},
-		reload: true, check: []string{"/usr/sbin/unbound-checkconf"},
-	},
-	{
-		// SIGHUP reads hosts and leases again, never dnsmasq.conf (dnsmasq(8)).
-		units: []string{"dnsmasq.service"}, exec: "/usr/sbin/dnsmasq", files: []string{"/etc/dnsmasq.conf", "/etc/dnsmasq.d/**"},
-		check: []string{"/usr/sbin/dnsmasq", "--test"},
-	},
-	{units: []string{"chrony.service", "chronyd.service"}, files: []string{"/etc/chrony/**", "/etc/chrony.conf"}},
-	{units: []string{"ntpsec.service", "ntp.service", "ntpd.service"}, files: []string{"/etc/ntpsec/ntp.conf", "/etc/ntpsec/ntp.d/**", "/etc/ntp.conf"}},
-	{
-		units: []string{"rsyslog.service"}, exec: "/usr/sbin/rsyslogd", files: []string{"/etc/rsyslog.conf", "/etc/rsyslog.d/*.conf"},
-		check: []string{"/usr/sbin/rsyslogd", "-N1"},
-	},
-	{units: []string{"postgresql@*.service"}, files: []string{"/etc/postgresql/%I/**"}, reload: true},
-	{units: []string{"mariadb.service", "mysql.service", "mysqld.service"}, files: []string{"/etc/mysql/**"}},
-	{units: []string{"redis-server.service", "redis.service"}, files: []string{"/etc/redis/**"}},
-	{
-		units: []string{"smbd.service", "nmbd.service", "winbind.service"}, files: []string{"/etc/samba/**"},
-		reload: true, check: []string{"/usr/bin/testparm", "-s"},
-	},
-	{
-		units: []string{"nfs-server.service", "nfs-kernel-server.service"},
-		files: []string{"/etc/exports", "/etc/exports.d/*.exports"}, reload: true,
-	},
-	{
-		units: []string{"fail2ban.service"}, files: []string{"/etc/fail2ban/**"},
-		reload: true, check: []string{"/usr/bin/fail2ban-client", "-t"},
-	},
-	{
-		units: []string{"prometheus.service"}, files: []string{"/etc/prometheus/**"},
-		reload: true, check: []string{"/usr/bin/promtool", "check", "config", "/etc/prometheus/prometheus.yml"},
-	},
-	{
-		units: []string{"isc-dhcp-server.service"}, files: []string{"/etc/dhcp/dhcpd.conf"},
-		check: []string{"/usr/sbin/dhcpd", "-t"},
-	},
-	{
-		units: []string{"docker.service"}, files: []string{"/etc/docker/daemon.json"},
-		check: []string{"/usr/bin/dockerd", "--validate"},
-	},
-	{units: []string{"containerd.service"}, files: []string{"/etc/containerd/**"}},
-	{
-		// The session bus of each user reads session.d and services by itself.
-		units: []string{"dbus.service", "dbus-broker.service"},
-		files: []string{
-			"/etc/dbus-1/system.conf", "/etc/dbus-1/system-local.conf", "/etc/dbus-1/system.d/**",
-			"/usr/share/dbus-1/system.conf", "/usr/share/dbus-1/system.d/**", "/usr/share/dbus-1/system-services/**",
-		},
-		reload: true,
-	},
-	{units: []string{"systemd-journald.service"}, files: systemdConf("journald")},
-	{units: []string{"systemd-logind.service"}, files: systemdConf("logind")},
-	{units: []string{"systemd-resolved.service"}, files: systemdConf("resolved")},
-	{units: []string{"systemd-timesyncd.service"}, files: systemdConf("timesyncd")},
-	{units: []string{"systemd-oomd.service"}, files: systemdConf("oomd")},
-	{units: []string{"systemd-networkd.service"}, files: systemdConf("networkd")},
-	{
-		units:  []string{"systemd-networkd.service"},
-		files:  []string{"/etc/systemd/network/**", "/usr/lib/systemd/network/**"},
-		reload: true,
-	},
-	{units: []string{"systemd-udevd.service"}, files: []string{"/etc/udev/udev.conf", "/etc/udev/udev.conf.d/*.conf"}},
-}
-
-func systemdConf(name string) []string {
-	return []string{
-		"/etc/systemd/" + name + ".conf", "/etc/systemd/" + name + ".conf.d/*.conf",
-		"/usr/lib/systemd/" + name + ".conf", "/usr/lib/systemd/" + name + ".conf.d/*.conf",
-	}
-}
-
-// noUnit are files that no daemon holds, and that can lock everybody out.
-var noUnit = []daemon{
-	{files: []string{"/etc/sudoers", "/etc/sudoers.d/*"}, check: []string{"/usr/sbin/visudo", "-c"}},
-}
-
-// readByOthers are files in a package's own configuration that its daemon
-// does not read: other programs do, at their own time.
-var readByOthers = []string{
-	"/etc/init.d/**", "/etc/rc*.d/**", "/etc/cron.d/**", "/etc/cron.*/**", "/etc/logrotate.d/**", "/etc/pam.d/**",
-	"/etc/apparmor.d/**", "/etc/bash_completion.d/**", "/etc/default/**", "/etc/sysctl.d/**", "/etc/tmpfiles.d/**",
-	"/etc/modprobe.d/**", "/etc/modules-load.d/**", "/etc/udev/**", "/etc/systemd/**", "/etc/ufw/**", "/etc/xdg/**",
-	"/etc/profile.d/**", "/etc/insserv.conf.d/**", "/etc/polkit-1/**", "/etc/dbus-1/**", "/etc/network/**",
-	"/etc/sudoers.d/**", "/etc/ld.so.conf.d/**", "/etc/reportbug/**", "/etc/lintian/**", "/etc/X11/**", "/etc/apt/**",
-	"/etc/dhcp/dhclient-*.d/**", "/etc/resolvconf/**", "/etc/ppp/**", "/etc/needrestart/**", "/etc/emacs/**",
-}
-
 // knows finds the table's entries for a unit, and what the star stood for.
 func (d *daemon) knows(u *unit) (star string, ok bool) {
 	names := []string{u.name}
@@ -196,20 +36,12 @@ func (d *daemon) knows(u *unit) (star string, ok bool) {
 // configuration is step 5 of the package comment.
 func (p *planning) configuration() {
 	p.each(func(u *unit) {
-		known := false
+		known := map[string]bool{} // paths that the table has decided on
+		table := false
 		for i := range daemons {
-			d := &daemons[i]
-			star, ok := d.knows(u)
-			if !ok {
-				continue
-			}
-			known = true
-			for _, pattern := range d.files {
-				pattern = expand(strings.ReplaceAll(pattern, "%*", star), u.name)
-				for _, e := range p.changed.matching(pattern) {
-					p.config(u, e.Path, d.reload, "")
-					p.validate(u, d, star, e.Path)
-				}
+			if star, ok := daemons[i].knows(u); ok {
+				table = true
+				p.table(u, &daemons[i], star, known)
 			}
 		}
 		for _, pattern := range u.watched() {
@@ -217,13 +49,123 @@ func (p *planning) configuration() {
 				p.config(u, e.Path, true, "declared by the unit")
 			}
 		}
-		p.owned(u, known)
+		p.owned(u, table)
+		p.commandLine(u, known)
+		p.initScript(u, known)
 	})
 	for i := range noUnit {
-		for _, pattern := range noUnit[i].files {
+		for _, pattern := range noUnit[i].itself {
 			for _, e := range p.changed.matching(pattern) {
 				p.checks = append(p.checks, change.Check{Argv: noUnit[i].check, Path: e.Path})
 			}
+		}
+	}
+}
+
+// table applies one entry to a unit that it knows.
+func (p *planning) table(u *unit, d *daemon, star string, known map[string]bool) {
+	find := func(patterns []string, do func(*change.Entry)) {
+		for _, pattern := range patterns {
+			pattern = expand(strings.ReplaceAll(pattern, "%*", star), u.name)
+			for _, e := range p.changed.matching(pattern) {
+				if !known[e.Path] {
+					known[e.Path] = true
+					do(e)
+				}
+			}
+		}
+	}
+	decide := func(reload bool) func(*change.Entry) {
+		return func(e *change.Entry) {
+			p.config(u, e.Path, reload, "")
+			p.validate(u, d, star, e.Path)
+		}
+	}
+	find(d.restart, decide(false))
+	// What counts most is named most exactly: a folder whose files the daemon
+	// looks at by itself may hold some that it does not.
+	if len(d.reload) > 0 && len(d.itself) > 0 && within(d.itself, d.reload) {
+		find(d.itself, func(e *change.Entry) { p.spareConfig(u, e.Path) })
+	}
+	find(d.reload, decide(true))
+	find(d.itself, func(e *change.Entry) { p.spareConfig(u, e.Path) })
+}
+
+// within tells whether each of a is a pattern inside of a folder of b.
+func within(a, b []string) bool {
+	return !slices.ContainsFunc(a, func(x string) bool {
+		return !slices.ContainsFunc(b, func(y string) bool { return y != x && match(y, x) })
+	})
+}
+
+func (p *planning) spareConfig(u *unit, file string) {
+	p.spare(u.name, change.Reason{Kind: "config", Path: file}, "the daemon takes it up by itself")
+}
+
+// commandLine finds files that the unit's own command line names: -c /etc/foo.conf.
+// What the trees know to be more than configuration is decided elsewhere.
+func (p *planning) commandLine(u *unit, known map[string]bool) {
+	def := u.definition()
+	if def == nil || u.kind() != "service" {
+		return
+	}
+	for _, s := range def.Settings {
+		if s.Section != "Service" || s.Key != "ExecStart" {
+			continue
+		}
+		argv := change.SplitArgv(expand(s.Value, u.name))
+		for i, arg := range argv {
+			if i == 0 {
+				continue // the program itself
+			}
+			if _, value, ok := strings.Cut(arg, "="); ok && strings.HasPrefix(arg, "-") {
+				arg = value
+			}
+			arg = strings.TrimRight(arg, "/")
+			if !path.IsAbs(arg) || path.Clean(arg) != arg || arg == "/" || strings.ContainsAny(arg, `*?[\`) {
+				continue
+			}
+			found := p.changed.matching(arg)
+			if strings.HasPrefix(arg, "/etc/") {
+				// Elsewhere a folder is what the daemon serves, and not what it reads first.
+				found = slices.Concat(found, p.changed.matching(arg+"/**"))
+			}
+			for _, e := range found {
+				if known[e.Path] || isData(e.Path) || p.machineState(e.Path) || usedOtherwise(u, e.Path) {
+					continue
+				}
+				known[e.Path] = true
+				p.config(u, e.Path, true, "named in its command line")
+			}
+		}
+	}
+}
+
+// machineState are places that a daemon is handed to write to.
+func (p *planning) machineState(file string) bool {
+	return !strings.HasPrefix(file, "/etc/") && !strings.HasPrefix(file, "/usr/") && !strings.HasPrefix(file, "/opt/")
+}
+
+func usedOtherwise(u *unit, file string) bool {
+	for _, def := range []*change.Unit{u.old, u.new} {
+		if def != nil && slices.ContainsFunc(def.Uses, func(use change.Use) bool { return use.Path == file && use.Kind != "config" }) {
+			return true
+		}
+	}
+	return false
+}
+
+// initScript is for units that systemd makes of a script in /etc/init.d: the
+// script, and the settings that such scripts read.
+func (p *planning) initScript(u *unit, known map[string]bool) {
+	source := last(u.definition(), "Unit", "SourcePath")
+	name, ok := strings.CutPrefix(source, "/etc/init.d/")
+	if !ok || name == "" || strings.Contains(name, "/") {
+		return
+	}
+	for _, file := range []string{source, "/etc/default/" + name} {
+		if e := p.changed.byPath[file]; e != nil && contentChanges(e) && !known[file] {
+			p.config(u, file, false, "")
 		}
 	}
 }
@@ -301,7 +243,7 @@ func (p *planning) collectChecks() {
 			if s.Key != "X-Liveupd-Check" {
 				continue
 			}
-			if argv := splitArgv(expand(s.Value, name)); len(argv) > 0 {
+			if argv := change.SplitArgv(expand(s.Value, name)); len(argv) > 0 {
 				p.checks = append(p.checks, change.Check{Unit: name, Argv: argv, Path: firstPath(v.reasons, s.File)})
 			}
 		}

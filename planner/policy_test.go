@@ -34,27 +34,54 @@ func TestRules(t *testing.T) {
 	}{
 		{"none", nil, nothingElse},
 		{"of units that are not there", []change.Rule{{Units: []string{"x*.service"}, Action: "never"}}, nothingElse},
-		{"restart, where a reload would do", []change.Rule{{Units: []string{"nginx.service"}, Action: "restart"}},
-			"~restart api.service, restart db.service, defer docker.service, restart nginx.service, check /usr/sbin/nginx -t -q"},
-		{"restart, over the table and over the unit's wish", []change.Rule{{Units: []string{"docker.service", "app@*.service"}, Action: "restart"}},
-			"~restart api.service, restart app@1.service, restart db.service, restart docker.service, reload nginx.service, check /usr/sbin/nginx -t -q"},
-		{"reload, where there is none", []change.Rule{{Units: []string{"db.service"}, Action: "reload"}},
-			"defer db.service, defer docker.service, reload nginx.service, check /usr/sbin/nginx -t -q"},
-		{"defer", []change.Rule{{Units: []string{"nginx.service", "db.service"}, Action: "defer"}},
-			"defer db.service, defer docker.service, defer nginx.service, check /usr/sbin/nginx -t -q"},
-		{"never: nor along with another", []change.Rule{{Units: []string{"api.service"}, Action: "never"}},
-			"defer db.service, defer docker.service, reload nginx.service, check /usr/sbin/nginx -t -q"},
+		{
+			"restart, where a reload would do",
+			[]change.Rule{{Units: []string{"nginx.service"}, Action: "restart"}},
+			"~restart api.service, restart db.service, defer docker.service, restart nginx.service, check /usr/sbin/nginx -t -q",
+		},
+		{
+			"restart, over the table and over the unit's wish",
+			[]change.Rule{{Units: []string{"docker.service", "app@*.service"}, Action: "restart"}},
+			"~restart api.service, restart app@1.service, restart db.service, restart docker.service, reload nginx.service, check /usr/sbin/nginx -t -q",
+		},
+		{
+			"reload, where there is none",
+			[]change.Rule{{Units: []string{"db.service"}, Action: "reload"}},
+			"defer db.service, defer docker.service, reload nginx.service, check /usr/sbin/nginx -t -q",
+		},
+		{
+			"defer",
+			[]change.Rule{{Units: []string{"nginx.service", "db.service"}, Action: "defer"}},
+			"defer db.service, defer docker.service, defer nginx.service, check /usr/sbin/nginx -t -q",
+		},
+		{
+			"never: nor along with another",
+			[]change.Rule{{Units: []string{"api.service"}, Action: "never"}},
+			"defer db.service, defer docker.service, reload nginx.service, check /usr/sbin/nginx -t -q",
+		},
 		{"ignore a path", []change.Rule{{Paths: []string{"/usr/lib/**"}, Action: "ignore"}}, "reload nginx.service, check /usr/sbin/nginx -t -q"},
 		{"ignore a package", []change.Rule{{Packages: []string{"libssl*"}, Action: "ignore"}}, "reload nginx.service, check /usr/sbin/nginx -t -q"},
-		{"ignore a path for one unit", []change.Rule{{Units: []string{"db.service"}, Paths: []string{libssl}, Action: "ignore"}},
-			"defer docker.service, reload nginx.service, check /usr/sbin/nginx -t -q"},
-		{"defer a path", []change.Rule{{Paths: []string{"/usr/lib/**"}, Action: "defer"}},
-			"defer app@1.service, defer db.service, defer docker.service, reload nginx.service, check /usr/sbin/nginx -t -q"},
-		{"outside of the window", []change.Rule{{Units: []string{"*"}, Windows: []change.Window{night}}},
-			"defer db.service, defer docker.service, defer nginx.service, check /usr/sbin/nginx -t -q"},
+		{
+			"ignore a path for one unit",
+			[]change.Rule{{Units: []string{"db.service"}, Paths: []string{libssl}, Action: "ignore"}},
+			"defer docker.service, reload nginx.service, check /usr/sbin/nginx -t -q",
+		},
+		{
+			"defer a path",
+			[]change.Rule{{Paths: []string{"/usr/lib/**"}, Action: "defer"}},
+			"defer app@1.service, defer db.service, defer docker.service, reload nginx.service, check /usr/sbin/nginx -t -q",
+		},
+		{
+			"outside of the window",
+			[]change.Rule{{Units: []string{"*"}, Windows: []change.Window{night}}},
+			"defer db.service, defer docker.service, defer nginx.service, check /usr/sbin/nginx -t -q",
+		},
 		{"in the window", []change.Rule{{Units: []string{"*"}, Windows: []change.Window{night, {Days: 1 << 3, From: 0, To: 1440}}}}, nothingElse},
-		{"the last one counts", []change.Rule{{Units: []string{"*"}, Action: "never"}, {Units: []string{"nginx.service"}, Action: "reload"}},
-			"defer app@1.service, defer db.service, defer docker.service, reload nginx.service, check /usr/sbin/nginx -t -q"},
+		{
+			"the last one counts",
+			[]change.Rule{{Units: []string{"*"}, Action: "never"}, {Units: []string{"nginx.service"}, Action: "reload"}},
+			"defer app@1.service, defer db.service, defer docker.service, reload nginx.service, check /usr/sbin/nginx -t -q",
+		},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			s := ruled(tt.rules...)

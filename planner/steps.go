@@ -66,6 +66,11 @@ func (p *planning) steps() []change.Step {
 			}
 		}
 	}
+	for _, name := range names {
+		for _, line := range p.healthOf(name) {
+			add("health", name+" "+line, "")
+		}
+	}
 	for _, e := range p.effects {
 		if e.Do == "initrd" {
 			add(e.Do, e.Target, e.Undo)

@@ -35,7 +35,7 @@ func (u *unit) watched() []string {
 	var out []string
 	for _, s := range def.Settings {
 		if s.Key == "X-Liveupd-Watch" {
-			for _, w := range splitArgv(expand(s.Value, u.name)) {
+			for _, w := range change.SplitArgv(expand(s.Value, u.name)) {
 				if strings.HasPrefix(w, "/") {
 					out = append(out, w)
 				}
@@ -121,41 +121,25 @@ func no(s string) bool {
 	return false
 }
 
-// splitArgv splits a command line at blanks; quotes hold words together and a
-// backslash takes the next byte as it is.
-func splitArgv(s string) []string {
-	var out []string
-	var word strings.Builder
-	inWord := false
-	var quote byte
-	for i := 0; i < len(s); i++ {
-		c := s[i]
-		switch {
-		case c == '\\' && quote != '\'' && i+1 < len(s):
-			i++
-			word.WriteByte(s[i])
-			inWord = true
-		case quote != 0:
-			if c == quote {
-				quote = 0
-			} else {
-				word.WriteByte(c)
-			}
-		case c == '\'' || c == '"':
-			quote, inWord = c, true
-		case c == ' ' || c == '\t':
-			if inWord {
-				out = append(out, word.String())
-				word.Reset()
-				inWord = false
-			}
-		default:
-			word.WriteByte(c)
-			inWord = true
-		}
+// healthOf are the commands of X-Liveupd-Health= which tell whether a unit that
+// the plan interrupts or starts does what it is for.
+func (p *planning) healthOf(name string) []string {
+	v := p.verdicts[name]
+	if v.deferred || v.stop || v.manager != "" || v.action() == change.ActionNone {
+		return nil
 	}
-	if inWord {
-		out = append(out, word.String())
+	def := lookup(p.in.New, name)
+	if u := p.running[name]; u != nil {
+		def = u.definition()
+	}
+	if def == nil {
+		return nil
+	}
+	var out []string
+	for _, s := range def.Settings {
+		if s.Key == "X-Liveupd-Health" && strings.TrimSpace(s.Value) != "" {
+			out = append(out, strings.TrimSpace(expand(s.Value, name)))
+		}
 	}
 	return out
 }

@@ -26,12 +26,17 @@ var hostVerbs = []string{
 	"binfmt", "apparmor", "selinux",
 }
 
-const initrdVerb = "initrd"
+const (
+	initrdVerb = "initrd"
+	// healthVerb asks a unit's own command whether it works; its target is the
+	// unit and the command line.
+	healthVerb = "health"
+)
 
 // Handles tells whether Run carries out steps of this verb.
 func Handles(do string) bool {
 	switch do {
-	case "stop", "daemon-reload", "daemon-reexec", "reload", "restart", "start", initrdVerb:
+	case "stop", "daemon-reload", "daemon-reexec", "reload", "restart", "start", healthVerb, initrdVerb:
 		return true
 	}
 	return slices.Contains(hostVerbs, do)
@@ -76,6 +81,37 @@ func (r *run) initrds(ctx context.Context) error {
 		return err
 	}
 	return r.hostSteps(ctx, initrdVerb)
+}
+
+// health asks each unit that was interrupted whether it does what it is for. A
+// unit that has just started may need a moment to be able to say so.
+func (r *run) health(ctx context.Context) error {
+	if err := r.firstFailure(); err != nil {
+		return err
+	}
+	for _, i := range r.each(healthVerb) {
+		start := time.Now()
+		unit, line, _ := strings.Cut(r.steps[i].Target, " ")
+		argv := change.SplitArgv(line)
+		if len(argv) == 0 {
+			r.settle(i, skipped, "there is no command", 0)
+			continue
+		}
+		for {
+			_, err := r.o.Host.command(ctx, argv...)
+			if err == nil {
+				r.settle(i, done, "", time.Since(start))
+				break
+			}
+			if time.Since(start) < r.o.HealthTimeout && !errors.Is(err, errNotHere) {
+				time.Sleep(min(time.Second, r.o.HealthTimeout/5))
+				continue
+			}
+			r.settle(i, failed, unit+" is not well: "+err.Error(), time.Since(start))
+			break
+		}
+	}
+	return r.firstFailure()
 }
 
 // hostSteps carries out the steps of one verb; those of one program in one call.

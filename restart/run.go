@@ -14,7 +14,8 @@
 //     propagation between them are systemd's; then the end of each is awaited.
 //  5. Settle: for a moment the units are watched. One that failed, restarts by
 //     itself or ended is a failed step, with its result and its journal. Where
-//     none failed, initrds that are to be made anew are.
+//     none failed, the units' own commands are asked (X-Liveupd-Health=), and at
+//     last initrds are made anew.
 //
 // What it guarantees:
 //
@@ -60,6 +61,9 @@ type Options struct {
 	// Settle is how long units are watched after their jobs; 0 is one second,
 	// less than 0 looks once.
 	Settle time.Duration
+	// HealthTimeout is how long a unit may take to be well after its job; 0 is
+	// 20 seconds.
+	HealthTimeout time.Duration
 	// Host carries out the steps that are no unit's; nil is the host itself.
 	Host *Host
 	// OnResult is called with each result as it is known, from Run's goroutine.
@@ -97,6 +101,9 @@ func Run(ctx context.Context, bus Bus, steps []change.Step, o Options) ([]change
 	if o.Settle == 0 {
 		o.Settle = time.Second
 	}
+	if o.HealthTimeout <= 0 {
+		o.HealthTimeout = 20 * time.Second
+	}
 	if o.Host == nil {
 		o.Host = &Host{}
 	}
@@ -129,7 +136,7 @@ func (r *run) walk(ctx context.Context) error {
 	// Whatever is begun is finished: only the borders between phases look at
 	// the caller's context.
 	work := context.WithoutCancel(ctx)
-	for _, phase := range []func(context.Context) error{r.stop, r.host, r.reload, r.jobs, r.initrds} {
+	for _, phase := range []func(context.Context) error{r.stop, r.host, r.reload, r.jobs, r.health, r.initrds} {
 		if err := ctx.Err(); err != nil {
 			return fmt.Errorf("cannot go on with the unit steps: %w", err)
 		}

@@ -179,6 +179,22 @@ func TestEffects(t *testing.T) {
 		})
 	}
 
+	t.Run("a unit that is not well takes all of it back", func(t *testing.T) {
+		before, units := treeOf(t, m), m.Units()
+		up := fixture.NewTree(t, "bookworm").File("etc/health.conf", "bad\n", 0o644)
+		out := apply(t, m, up.CopyTo(m, "/run/unwell")).Want(t, 3)
+		if !strings.Contains(out.Error, "health.service is not well") {
+			t.Errorf("the error is %q", out.Error)
+		}
+		if got := machine.Interrupted(units, m.Units()); !slices.Equal(got, []string{"health.service"}) {
+			t.Errorf("interrupted were %v; want health.service", got)
+		}
+		same(t, "after the revert", before, treeOf(t, m))
+		good := fixture.NewTree(t, "bookworm").File("etc/health.conf", "good too\n", 0o644)
+		apply(t, m, good.CopyTo(m, "/run/well")).Want(t, 0)
+		fixture.In(t, m, "rollback", "--yes").Want(t, 0)
+	})
+
 	t.Run("a setting that the kernel refuses takes all of it back", func(t *testing.T) {
 		before := treeOf(t, m)
 		up := fixture.NewTree(t, "bookworm").File("usr/lib/sysctl.d/10-app.conf", "net.ipv4.tcp_fin_timeout = 44\nnet.ipv4.tcp_keepalive_intvl = many\n", 0o644)
