@@ -36,7 +36,7 @@ func Reads(tree *change.Tree, units map[string]*change.UnitState) []string {
 			if !ok {
 				continue
 			}
-			for _, pattern := range daemons[i].files {
+			for _, pattern := range slices.Concat(daemons[i].reload, daemons[i].restart) {
 				set[expand(strings.ReplaceAll(pattern, "%*", star), u.name)] = true
 			}
 		}
