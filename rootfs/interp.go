@@ -25,7 +25,10 @@ func (c *collector) arguments(invoked, real string, args []string) {
 		case name == "sh" || name == "bash" || name == "dash" || name == "ash" || base == "ksh" || base == "mksh" || base == "zsh":
 			c.shell(real, args)
 			return
-		case base == "perl" || base == "ruby" || base == "php" || base == "node" || base == "nodejs" || base == "lua" || base == "tclsh" || base == "wish":
+		case base == "perl":
+			c.perl(real, args)
+			return
+		case base == "ruby" || base == "php" || base == "node" || base == "nodejs" || base == "lua" || base == "tclsh" || base == "wish":
 			c.scriptArgument(real, args)
 			return
 		case base == "java":
@@ -175,7 +178,13 @@ func (c *collector) shellScript(p, via string) {
 		c.in.warn.absent(err, "read script", c.in.prefix+real)
 		return
 	}
+	zero, had := c.env["0"]
+	c.env["0"] = p
 	c.shellText(string(b), real, false)
+	delete(c.env, "0")
+	if had {
+		c.env["0"] = zero
+	}
 }
 
 func (c *collector) shellText(text, via string, direct bool) {

@@ -165,6 +165,9 @@ func shellVariable(s string, vars map[string]string) (string, int) {
 		return "$", 1
 	}
 	n := nameLen(s[1:])
+	if strings.HasPrefix(s, "$0") {
+		n = 1
+	}
 	if v, ok := vars[s[1:1+n]]; ok && n > 0 {
 		return v, 1 + n
 	}

@@ -31,6 +31,9 @@ type reader struct {
 	modules  memo[moduleKey, *pyModule]
 	names    memo[string, pyDir]
 	roots    memo[string, *reader]
+
+	perls       memo[string, *perlInstall]
+	perlSources memo[string, perlSource]
 }
 
 func newReader(t *tree, warn *warnings) *reader { return &reader{t: t, warn: warn} }
