@@ -42,7 +42,7 @@ func (s *session) readSettings(in *change.Input, content *sys.FD, running bool) 
 	if running {
 		in.Facts.Host = inspect.Settings(planner.AskedSysctl(in.Old.Host, in.New.Host), planner.AskedModules(in.Old.Host, in.New.Host))
 	}
-	return nil
+	return s.initrdCopies(in)
 }
 
 // hostAccess gives the steps on the host what they need: where / is read-only
@@ -69,4 +69,63 @@ func (s *session) hostAccess(steps []change.Step) (*restart.Host, func(), error)
 		return nil, nil, fmt.Errorf("cannot open the writable root: %w", err)
 	}
 	return h, func() { h.Etc.Close() }, nil
+}
+
+// namesFile remembers what the initrds hold, for as long as the machine is up.
+const namesFile = runDir + "/initrd-names.json"
+
+// initrdCopies tells what of the update an initrd holds a copy of, and what
+// makes the initrds anew. Where /boot cannot be written to that is told.
+func (s *session) initrdCopies(in *change.Input) error {
+	var paths []string
+	for i := range in.Delta.Entries {
+		e := &in.Delta.Entries[i]
+		if e.Old != nil && e.Old.Type == change.Regular && e.Op != change.Metadata && inInitrds(e.Path) {
+			paths = append(paths, e.Path)
+		}
+	}
+	if len(paths) == 0 {
+		return nil
+	}
+	state, err := inspectRecovery(s.req)
+	if err != nil || len(state.Kernels) == 0 {
+		return err
+	}
+	cache := ""
+	if os.Geteuid() == 0 {
+		cache = namesFile
+	}
+	copies, err := state.Copies(s.req.Root, cache, paths)
+	if err != nil || len(copies) == 0 {
+		return err
+	}
+	in.Facts.Host.Initrd, in.Facts.Host.Rebuild = copies, state.Rebuild()
+	if len(in.Facts.Host.Rebuild) == 0 {
+		in.New.Warnings = append(in.New.Warnings, fmt.Sprintf("an initrd holds a copy of %s, and no tool is known to make it anew", some(copies)))
+		return nil
+	}
+	if !s.req.Live() {
+		return nil
+	}
+	boot, err := sys.OpenRoot("/boot")
+	if err != nil {
+		return nil // there is none to write to
+	}
+	defer boot.Close()
+	if ro, err := sys.ReadOnly(boot); err != nil || ro {
+		in.New.Warnings = append(in.New.Warnings, fmt.Sprintf("an initrd holds a copy of %s, and /boot is read-only: make the initrds anew with: %s",
+			some(copies), strings.Join(in.Facts.Host.Rebuild, " ")))
+		in.Facts.Host.Rebuild = nil
+	}
+	return nil
+}
+
+// inInitrds tells whether a path is where initrds have theirs from.
+func inInitrds(p string) bool {
+	for _, dir := range []string{"/usr/bin/", "/usr/sbin/", "/usr/lib", "/bin/", "/sbin/", "/lib", "/etc/"} {
+		if strings.HasPrefix(p, dir) {
+			return true
+		}
+	}
+	return false
 }

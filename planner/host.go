@@ -29,15 +29,22 @@ var hostRules = []hostRule{
 		detail: "a kernel",
 	},
 	{
-		kind: "kernel", action: change.ActionKexec, byFolder: true,
-		files:  []string{"/usr/lib/modules/*/**", "/lib/modules/*/**"},
-		detail: "modules of a kernel",
+		// Firmware is read when a device appears: it keeps what it was given.
+		kind: "firmware", action: change.ActionKexec, byFolder: true,
+		files:  []string{"/usr/lib/firmware/**", "/lib/firmware/**"},
+		detail: "devices keep what they were given until then",
+	},
+	{
+		kind: "kernel", action: change.ActionReboot,
+		files:  []string{"/boot/xen*"},
+		detail: "the hypervisor",
 	},
 	{
 		kind: "kernel", action: change.ActionKexec, removal: true,
 		files: []string{
 			"/etc/kernel/cmdline", "/usr/lib/kernel/cmdline", "/etc/kernel/cmdline.d/*", "/boot/loader/entries/*.conf",
-			"/boot/cmdline.txt", "/boot/firmware/cmdline.txt",
+			"/boot/cmdline.txt", "/boot/firmware/cmdline.txt", "/efi/loader/entries/*.conf", "/boot/efi/loader/entries/*.conf",
+			"/boot/extlinux/extlinux.conf", "/boot/grub/grub.cfg", "/boot/grub2/grub.cfg",
 		},
 		detail: "the kernel's command line",
 	},
@@ -52,6 +59,11 @@ var hostRules = []hostRule{
 			"/usr/lib/firmware/intel-ucode/**", "/usr/lib/firmware/amd-ucode/**",
 			"/lib/firmware/intel-ucode/**", "/lib/firmware/amd-ucode/**",
 		},
+		detail: "the processor takes it early in a boot",
+	},
+	{
+		kind: "microcode", action: change.ActionReboot,
+		files:  []string{"/boot/intel-ucode.img", "/boot/amd-ucode.img"},
 		detail: "the processor takes it early in a boot",
 	},
 }
@@ -76,12 +88,18 @@ func (p *planning) hostChanges() {
 				if rule.byFolder {
 					where = folder(e.Path, pattern)
 				}
-				if seen[where] || e.Op == change.Remove && !rule.removal {
+				if seen[where] || e.Op == change.Remove && !rule.removal || rule.kind == "firmware" && isMicrocode(e.Path) {
 					continue
 				}
 				seen[where] = true
 				p.needHost(rule.action, change.Reason{Kind: rule.kind, Path: where, Detail: rule.detail})
 			}
+		}
+	}
+	p.kernelModules()
+	for _, pattern := range []string{"/etc/default/grub", "/etc/default/grub.d/*.cfg", "/etc/grub.d/*"} {
+		for _, e := range p.changed.matching(pattern) {
+			p.warn("%s: it counts from a boot after update-grub has run", e.Path)
 		}
 	}
 	if p.static {
@@ -104,4 +122,26 @@ func folder(name, pattern string) string {
 	depth := strings.Count(strings.TrimSuffix(pattern, "/**"), "/") + 1
 	parts := strings.SplitN(name, "/", depth+1)
 	return strings.Join(parts[:depth], "/")
+}
+
+func isMicrocode(file string) bool {
+	return strings.Contains(file, "/intel-ucode/") || strings.Contains(file, "/amd-ucode/")
+}
+
+// kernelModules are those that could be loaded now: the running kernel's. Those
+// of another one come with that. Where no kernel runs the tree, all count.
+func (p *planning) kernelModules() {
+	running := p.facts.Host.Kernel
+	seen := map[string]bool{}
+	for _, pattern := range []string{"/usr/lib/modules/*/**", "/lib/modules/*/**"} {
+		for _, e := range p.changed.matching(pattern) {
+			dir := folder(e.Path, pattern)
+			if e.Op == change.Remove || seen[dir] || !strings.Contains(path.Base(e.Path), ".ko") ||
+				running != "" && path.Base(dir) != running {
+				continue
+			}
+			seen[dir] = true
+			p.needHost(change.ActionKexec, change.Reason{Kind: "kernel", Path: dir, Detail: "modules of a kernel"})
+		}
+	}
 }

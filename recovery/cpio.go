@@ -33,11 +33,14 @@ func isHook(name string) bool {
 
 // contents is what an initrd holds of us.
 type contents struct {
+	each          func(name string) // is told the name of each file that has content; nil where nobody asks
 	Program, Hook bool
 	Versions      []int
 }
 
-func (c *contents) complete() bool { return c.Program && c.Hook && len(c.Versions) > 0 }
+func (c *contents) complete() bool {
+	return c.each == nil && c.Program && c.Hook && len(c.Versions) > 0
+}
 
 // errDone ends the reading of an initrd in which all has been found.
 var errDone = errors.New("all was found")
@@ -168,7 +171,11 @@ func (c *contents) archive(r *bufio.Reader) error {
 			return nil
 		}
 		body := size + pad(size)
-		switch entry := strings.TrimPrefix(path.Clean("/"+text), "/"); {
+		entry := strings.TrimPrefix(path.Clean("/"+text), "/")
+		if c.each != nil && size > 0 {
+			c.each(entry)
+		}
+		switch {
 		case entry == versionFile && size > 0 && size <= maxVersionFile:
 			b := make([]byte, body)
 			if _, err := io.ReadFull(r, b); err != nil {
