@@ -152,6 +152,12 @@ type Plan struct {
 	Checks   []Check    `json:"checks,omitempty"`
 	Steps    []Step     `json:"steps"`
 	Warnings []string   `json:"warnings"`
+	// Packages and Conffiles are told by a package manager's update.
+	Packages  []Package  `json:"packages,omitempty"`
+	Conffiles []Conffile `json:"conffiles,omitempty"`
+	// Asked are the unit actions that the packages' scripts asked for by themselves, as
+	// the package manager alone would have done them: "nginx.service restart".
+	Asked []string `json:"asked,omitempty"`
 	// Unaffected counts the running units that keep running untouched.
 	Unaffected int `json:"unaffected"`
 	// Spared are the units that something which changes reaches and that are left

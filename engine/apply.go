@@ -78,6 +78,9 @@ const firstBase = "0"
 // recordUnchanged keeps the base of a source that changes nothing: the next
 // update of /etc is compared with it.
 func (s *session) recordUnchanged(p *planned) error {
+	if p.result == nil {
+		return nil // no source says what the root should be
+	}
 	if baseEqual(p.result.BaseEntries(p.base), p.base) {
 		return nil
 	}

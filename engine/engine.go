@@ -31,6 +31,7 @@ import (
 	"github.com/liveupd/liveupd/internal/sys"
 	"github.com/liveupd/liveupd/internal/systemd"
 	"github.com/liveupd/liveupd/internal/trust"
+	"github.com/liveupd/liveupd/source/apt"
 )
 
 // Schema is the version of the JSON lines' layout.
@@ -70,6 +71,9 @@ type Request struct {
 	Units []string `json:"units,omitempty"`
 	// Own are the units that the caller runs in, with what leads to it.
 	Own []string `json:"own,omitempty"`
+	// Apt is what the package manager is to do, where the update is its.
+	Apt *apt.Options `json:"apt,omitempty"`
+	Env []string     `json:"env,omitempty"` // the caller's, for a download
 	// Exec is what exec runs.
 	Exec *ExecRequest `json:"exec,omitempty"`
 }
@@ -199,7 +203,7 @@ func normalize(req Request) (Request, error) {
 			return req, fmt.Errorf("cannot resolve the keys %s: %w", req.KeysDir, err)
 		}
 	}
-	if kind, where, ok := strings.Cut(req.Source, ":"); ok && (kind == "tree" || kind == "tar" && !isURL(where)) && where != "" {
+	if kind, where, ok := strings.Cut(req.Source, ":"); ok && (kind == "tree" || kind == debKind || kind == "tar" && !isURL(where)) && where != "" {
 		// The worker has another working directory.
 		if where, err = filepath.Abs(where); err != nil {
 			return req, fmt.Errorf("cannot resolve source %s: %w", req.Source, err)

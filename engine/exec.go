@@ -110,8 +110,8 @@ func (s *session) planExec(ctx context.Context, w *work, ev Events) (*planned, e
 	shown := strings.Join(x.Argv, " ")
 	ev.progress("running", 0, 0, "", shown)
 	_, err := w.runIn(ctx, sandbox.Spec{
-		Argv: x.Argv, Env: execEnv(x.Env), Cwd: x.Dir, Network: x.Network, Terminal: x.Terminal,
-	}, os.Stderr, limit)
+		Commands: []sandbox.Command{{Argv: x.Argv, Network: x.Network}}, Env: execEnv(x.Env), Cwd: x.Dir, Terminal: x.Terminal,
+	}, sandbox.Options{Output: os.Stderr, Timeout: limit})
 	if err != nil {
 		return nil, notCommitted(ctx, shown, err)
 	}

@@ -34,6 +34,8 @@ type planned struct {
 	base   *catalog.Base
 	facts  *change.Facts
 	mounts *nsmount.Picture // when it was planned; nil where nothing will be committed
+	// held is given back when the plan is carried out or dropped.
+	held []func()
 	// takes: the content is ours and may be moved.
 	takes bool
 	// records are the new record where the result does not tell it.
@@ -43,9 +45,16 @@ type planned struct {
 }
 
 func (p *planned) close() {
-	if p != nil && p.src != nil {
+	if p == nil {
+		return
+	}
+	if p.src != nil {
 		p.src.Close()
 	}
+	for _, release := range slices.Backward(p.held) {
+		release()
+	}
+	p.held = nil
 }
 
 func (e *Engine) plan(ctx context.Context, req Request, ev Events) (any, error) {
@@ -91,6 +100,9 @@ func expected(req Request, p *change.Plan) error {
 
 // planSource walks from the source to the plan. Only caches are written.
 func (s *session) planSource(ctx context.Context, ev Events) (_ *planned, err error) {
+	if s.usesApt() {
+		return s.planApt(ctx, ev)
+	}
 	p := &planned{}
 	defer func() {
 		if err != nil {

@@ -5,14 +5,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path"
 	"slices"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/liveupd/liveupd/change"
 	"github.com/liveupd/liveupd/diff"
@@ -172,7 +170,7 @@ func (w *work) delta(ctx context.Context, ignore func(string) bool, ev Events) (
 }
 
 // runIn runs a command in the sandbox.
-func (w *work) runIn(ctx context.Context, spec sandbox.Spec, out io.Writer, limit time.Duration) (*sandbox.Result, error) {
+func (w *work) runIn(ctx context.Context, spec sandbox.Spec, o sandbox.Options) (*sandbox.Result, error) {
 	view, err := json.Marshal(w.spec)
 	if err != nil {
 		return nil, err
@@ -185,7 +183,7 @@ func (w *work) runIn(ctx context.Context, spec sandbox.Spec, out io.Writer, limi
 	if spec.Pids == 0 {
 		spec.Pids = sandboxPids
 	}
-	res, err := sandbox.Run(ctx, spec, sandbox.Options{Output: out, Timeout: limit})
+	res, err := sandbox.Run(ctx, spec, o)
 	if res != nil {
 		w.s.warnings = append(w.s.warnings, res.Notes...)
 	}

@@ -66,7 +66,7 @@ func (s *session) openSource(ctx context.Context, ev Events) (*update, error) {
 	case kind == "tar":
 		return s.openArchive(ctx, where, ev)
 	}
-	return nil, usage("cannot read source %q: kind %q is not known; known are: tree, tar", s.req.Source, kind)
+	return nil, usage("cannot read source %q: kind %q is not known; known are: tree, tar, apt, deb", s.req.Source, kind)
 }
 
 func (s *session) openTree(ctx context.Context, where string) (*tree.Tree, error) {

@@ -39,6 +39,19 @@ type WorkspaceSpec struct {
 	// OwnTmp gives an empty /tmp; else the root's is shown, and what is written there
 	// is thrown away.
 	OwnTmp bool
+	// Binds show files and folders of this mount namespace in the view.
+	Binds []Bind
+}
+
+// ownRun is liveupd's own folder of the view's /run.
+const ownRun = "/run/liveupd"
+
+// Bind shows From, a path of the mount namespace (or, where Home is set, one beside
+// the home), at To in the view's /run or upon something that is there.
+type Bind struct {
+	From, To string
+	Home     bool
+	ReadOnly bool
 }
 
 // WorkspaceVolume is one volume; its upper is Number/up in the home.
@@ -149,6 +162,8 @@ type workspace struct {
 	*builder
 	spec *WorkspaceSpec
 	home string // as a path below the scratch place
+	// binds are opened before the scratch place hides anything.
+	binds []*sys.FD
 }
 
 func (w *workspace) build() (*BuiltWorkspace, error) {
@@ -171,6 +186,9 @@ func (w *workspace) build() (*BuiltWorkspace, error) {
 		if home, err = sys.OpenMount(nil, w.spec.Home, true, true); err != nil {
 			return nil, err
 		}
+	}
+	if err := w.openBinds(); err != nil {
+		return nil, err
 	}
 	scratch, err := w.k.NewMount("tmpfs", sys.MountNoDev, sys.Option{Key: "mode", Value: "0700"}, sys.Option{Key: "size", Value: "25%"})
 	if err != nil {
@@ -215,11 +233,83 @@ func (w *workspace) build() (*BuiltWorkspace, error) {
 			return nil, err
 		}
 	}
+	if err := w.addBinds(); err != nil {
+		return nil, err
+	}
 	if err := os.Mkdir("state", 0o700); err != nil {
 		return nil, err
 	}
 	root := path.Join(base, "v0")
 	return &BuiltWorkspace{Root: root, State: path.Join(base, "state"), Run: path.Join(root, "run")}, nil
+}
+
+// openBinds copies the mounts of what is shown from outside.
+func (w *workspace) openBinds() error {
+	w.binds = make([]*sys.FD, len(w.spec.Binds))
+	for i, b := range w.spec.Binds {
+		if b.Home && w.spec.HomeMount != "" {
+			continue
+		}
+		from := b.From
+		if b.Home {
+			from = path.Join(path.Dir(w.spec.Home), b.From)
+		}
+		var err error
+		if w.binds[i], err = sys.OpenMount(nil, from, true, true); err != nil {
+			return fmt.Errorf("cannot show %s: %w", b.From, err)
+		}
+	}
+	return nil
+}
+
+func (w *workspace) addBinds() error {
+	for i, b := range w.spec.Binds {
+		mnt := w.binds[i]
+		if mnt == nil {
+			var err error
+			if mnt, err = sys.OpenMount(nil, path.Join(path.Dir(w.home), b.From), true, false); err != nil {
+				return fmt.Errorf("cannot show %s: %w", b.From, err)
+			}
+		}
+		if err := w.addBind(mnt, b); err != nil {
+			return fmt.Errorf("cannot show %s as %s: %w", b.From, b.To, err)
+		}
+	}
+	return nil
+}
+
+func (w *workspace) addBind(mnt *sys.FD, b Bind) error {
+	if b.ReadOnly {
+		if err := w.k.SetMountAttr(mnt, sys.MountReadOnly, 0); err != nil {
+			return err
+		}
+	}
+	n, err := mnt.Stat()
+	if err != nil {
+		return err
+	}
+	if path.Dir(b.To) == ownRun {
+		if err := w.ensureDir(ownRun, 0o755); err != nil {
+			return err
+		}
+		parent, err := w.openDir(path.Dir(b.To))
+		if err != nil {
+			return err
+		}
+		defer parent.Close()
+		if n.IsDir() {
+			err = w.k.Mkdir(parent, path.Base(b.To), 0o755)
+		} else {
+			var f *sys.FD
+			if f, err = w.k.Create(parent, path.Base(b.To), 0o644); err == nil {
+				err = f.Close()
+			}
+		}
+		if err != nil && !errors.Is(err, fs.ErrExist) {
+			return err
+		}
+	}
+	return w.mountAt(mnt, b.To)
 }
 
 // sameVolumes refuses where a file system was mounted or unmounted meanwhile.

@@ -51,12 +51,11 @@ const (
 type Spec struct {
 	View json.RawMessage // nsmount's: which file systems, and where their uppers are
 	Name string          // of the container: letters, digits and "-"
-	Argv []string
 	Env  []string
 	Cwd  string // "" or one that the view lacks is "/"
-	// Network lets the command use the host's network namespace.
-	Network bool
-	// Terminal gives the command a terminal of its own, relayed to descriptor 2.
+	// Commands run one after the other in the same view; one that fails is the last.
+	Commands []Command
+	// Terminal gives the commands a terminal of their own, relayed to descriptor 2.
 	Terminal bool
 	// Systemd tells that PID 1 can make a scope for the limits.
 	Systemd bool
@@ -66,6 +65,14 @@ type Spec struct {
 	Files []File
 	// Keep names the files of the view's /run whose content is wanted afterwards.
 	Keep []string
+}
+
+// Command is one command, in a container of its own.
+type Command struct {
+	Argv []string
+	// Network lets the command use the host's network namespace.
+	Network bool
+	Phase   string // what it does, in one word, for Options.OnPhase
 }
 
 // File is a small file that the runner lays into the view.
@@ -80,6 +87,7 @@ type Result struct {
 	Err         string // the view could not be built, or the command not started
 	Unsupported *sys.UnsupportedError
 	NotFound    bool // there is no such command in the view
+	Failed      int  // the command of which Exit and Signal tell
 	Exit        int
 	Signal      string
 	OOM         bool              // the memory limit was met
@@ -109,8 +117,9 @@ func (f *Failure) Error() string {
 
 // Options say how a Spec is run.
 type Options struct {
-	Output  io.Writer     // gets standard output and error as they come; nil drops them
-	Timeout time.Duration // 0 is none
+	Output  io.Writer          // gets standard output and error as they come; nil drops them
+	Timeout time.Duration      // 0 is none
+	OnPhase func(phase string) // called when a command begins; may be nil
 }
 
 // tail is how much of a command's output is kept for its report.
@@ -163,16 +172,36 @@ func Run(ctx context.Context, s Spec, o Options) (*Result, error) {
 		return nil, fmt.Errorf("cannot start %s: %w", program, err)
 	}
 	_, werr := specW.Write(append(msg, '\n'))
-	var res Result
-	rerr := json.NewDecoder(resR).Decode(&res)
+	res, rerr := readResult(resR, o.OnPhase)
 	err = cmd.Wait()
 	switch {
 	case ctx.Err() != nil:
-		return &res, &Stopped{Cause: context.Cause(ctx), Output: out.kept()}
+		return res, &Stopped{Cause: context.Cause(ctx), Output: out.kept()}
 	case rerr != nil:
 		return nil, fmt.Errorf("%s gave no answer: %w%s", ProgramName, errors.Join(werr, rerr, err), quote(out.kept()))
 	}
-	return &res, res.err(s.Argv, out.kept())
+	return res, res.err(s.Commands[min(res.Failed, len(s.Commands)-1)].Argv, out.kept())
+}
+
+// Message is a line of the answer: a command begins, or the result.
+type Message struct {
+	Phase  string  `json:",omitempty"`
+	Result *Result `json:",omitempty"`
+}
+
+func readResult(f io.Reader, onPhase func(string)) (*Result, error) {
+	for dec := json.NewDecoder(f); ; {
+		var m Message
+		if err := dec.Decode(&m); err != nil {
+			return &Result{}, err
+		}
+		if m.Result != nil {
+			return m.Result, nil
+		}
+		if onPhase != nil {
+			onPhase(m.Phase)
+		}
+	}
 }
 
 // Stopped is a command that was ended from outside: interrupted, or too slow.

@@ -33,20 +33,21 @@ func main() {
 		os.Exit(2)
 	}
 	spec, result := os.NewFile(sandbox.SpecFD, "spec"), os.NewFile(sandbox.ResultFD, "result")
-	res, err := run(spec)
+	answer := json.NewEncoder(result)
+	res, err := run(spec, answer)
 	if err != nil {
 		res.Err = err.Error()
 		if u, ok := errors.AsType[*sys.UnsupportedError](err); ok {
 			res.Unsupported = u
 		}
 	}
-	if err := json.NewEncoder(result).Encode(res); err != nil {
+	if err := answer.Encode(sandbox.Message{Result: res}); err != nil {
 		fmt.Fprintln(os.Stderr, "liveupd-sandbox:", err)
 		os.Exit(1)
 	}
 }
 
-func run(f *os.File) (*sandbox.Result, error) {
+func run(f *os.File, answer *json.Encoder) (*sandbox.Result, error) {
 	none := &sandbox.Result{}
 	s, gone, err := sandbox.ReadSpec(f)
 	if err != nil {
@@ -67,7 +68,9 @@ func run(f *os.File) (*sandbox.Result, error) {
 			return none, fmt.Errorf("cannot prepare %s in the sandbox: %w", f.Path, err)
 		}
 	}
-	res, err := runner.Run(runner.View{Root: view.Root, State: view.State}, s, gone)
+	res, err := runner.Run(runner.View{Root: view.Root, State: view.State}, s, func(c sandbox.Command) {
+		_ = answer.Encode(sandbox.Message{Phase: c.Phase}) // nobody listens: the work goes on until the pipe ends
+	}, gone)
 	res.Kept = map[string]string{}
 	for _, name := range s.Keep {
 		if content := view.ReadRun(name); content != "" {

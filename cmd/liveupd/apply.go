@@ -14,12 +14,13 @@ type applyOptions struct {
 	plan, exitCode bool
 	max            string
 	req            engine.Request
+	packages
 }
 
 func newApply(o *options) *cobra.Command {
 	var a applyOptions
 	cmd := &cobra.Command{
-		Use:   "apply [--plan] [--source SPEC] [--max ACTION] [--expect ID]",
+		Use:   "apply [--plan] [--source SPEC] [--max ACTION] [--expect ID] [PACKAGE...]",
 		Short: "apply an update, or show what it would interrupt",
 		Long: `Compares the source with the root, plans the smallest set of interruptions, and
 applies it: all of it or nothing. With --plan it stops after the plan; nothing
@@ -27,7 +28,14 @@ but caches changes.
 
 SPEC is KIND:WHERE. Known kinds: tree:DIR, a directory that holds the files of
 the update at their places; tar:FILE or tar:URL, an archive of such a directory, plain
-or compressed with gzip, xz, zstd or bzip2, from http or https. ACTION is a rung of the ladder: none, daemon-reload,
+or compressed with gzip, xz, zstd or bzip2, from http or https; apt, what the package
+manager's archives have for this machine, or just PACKAGE...; deb:FILE, package files. Without a
+source, and where none is configured, it is apt where apt is.
+
+Packages are downloaded and verified by apt, and unpacked and configured over a view
+of the root: no script of theirs reaches the running system. One that fails, fails
+before anything has changed.
+ ACTION is a rung of the ladder: none, daemon-reload,
 reload, restart, daemon-reexec, soft-reboot, kexec, reboot; what is above it is
 deferred. At a terminal apply asks before it changes anything.
 
@@ -37,8 +45,7 @@ For the moment of the swap the services of which many files change stand still
 An interrupt (Ctrl-C) before the commit point undoes everything; after it the
 run goes on to its end, and says so.
 ` + exitHelp,
-		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error { return a.run(cmd, o) },
+		RunE: func(cmd *cobra.Command, args []string) error { return a.run(cmd, o, args) },
 	}
 	f := cmd.Flags()
 	f.BoolVar(&a.plan, "plan", false, "show what would be done and stop")
@@ -52,12 +59,13 @@ run goes on to its end, and says so.
 	f.StringVar(&a.req.KeysDir, "keys", "", "the `DIR` of trusted minisign keys (default /etc/liveupd/keys of the root)")
 	f.BoolVar(&a.req.Unattended, "unattended", false, "nobody is there to mend it: refuse where no recovery at boot is installed")
 	f.IntVar(&a.req.Keep, "keep", 0, "how many generations to keep for a rollback (default 2)")
+	a.packages.flags(cmd)
 	quiesceFlag(cmd, &a.req)
 	o.yesFlag(cmd)
 	return cmd
 }
 
-func (a *applyOptions) run(cmd *cobra.Command, o *options) error {
+func (a *applyOptions) run(cmd *cobra.Command, o *options, args []string) error {
 	if a.exitCode && !a.plan {
 		return engine.Usage(fmt.Errorf("--exit-code goes with --plan"))
 	}
@@ -68,6 +76,9 @@ func (a *applyOptions) run(cmd *cobra.Command, o *options) error {
 		return err
 	}
 	if err := o.defaults(&a.req); err != nil {
+		return err
+	}
+	if err := a.request(cmd, args, &a.req); err != nil {
 		return err
 	}
 	r := o.renderer()

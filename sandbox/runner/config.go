@@ -32,7 +32,7 @@ var (
 
 const quiet = syscall.MS_NOSUID | syscall.MS_NODEV | syscall.MS_NOEXEC
 
-func containerConfig(v View, s sandbox.Spec) (*configs.Config, []string) {
+func containerConfig(v View, s sandbox.Spec, cmd sandbox.Command, name string) (*configs.Config, []string) {
 	c := &configs.Config{
 		Rootfs: v.Root,
 		// In a container some calls on keyrings are forbidden; no script needs one.
@@ -56,7 +56,7 @@ func containerConfig(v View, s sandbox.Spec) (*configs.Config, []string) {
 		MaskPaths: existing(hidden), ReadonlyPaths: existing(readOnly),
 		Labels: []string{},
 	}
-	if s.Network {
+	if cmd.Network {
 		// A new sysfs would be that of the namespace that mounts it: the same, but its
 		// classes are shown only to those who own the network.
 		c.Mounts = append(c.Mounts, &configs.Mount{Source: "/sys", Device: "bind", Destination: "/sys", Flags: syscall.MS_BIND | syscall.MS_RDONLY | quiet})
@@ -65,7 +65,7 @@ func containerConfig(v View, s sandbox.Spec) (*configs.Config, []string) {
 		c.Networks = []*configs.Network{{Type: "loopback"}}
 		c.Mounts = append(c.Mounts, &configs.Mount{Source: "sysfs", Device: "sysfs", Destination: "/sys", Flags: quiet | syscall.MS_RDONLY})
 	}
-	return c, limit(c.Cgroups, s)
+	return c, limit(c.Cgroups, s, name)
 }
 
 func existing(paths []string) []string {
@@ -96,16 +96,16 @@ func node(name string, major, minor int64) *config.Device {
 
 // limit places the sandbox in a control group with those limits for which there are
 // controllers, and tells of the others.
-func limit(c *cgroups.Cgroup, s sandbox.Spec) (notes []string) {
+func limit(c *cgroups.Cgroup, s sandbox.Spec, name string) (notes []string) {
 	unified := cgroups.IsCgroup2UnifiedMode()
 	switch {
 	case unified && s.Systemd:
-		c.Systemd, c.Name, c.ScopePrefix, c.Parent = true, s.Name, "liveupd", "system.slice"
+		c.Systemd, c.Name, c.ScopePrefix, c.Parent = true, name, "liveupd", "system.slice"
 	case unified:
 		// A group beside our own: below one that holds processes no controller can be had.
-		c.Path = filepath.Join("/", filepath.Dir(ownGroup()), s.Name)
+		c.Path = filepath.Join("/", filepath.Dir(ownGroup()), name)
 	default:
-		c.Path = "/" + s.Name
+		c.Path = "/" + name
 	}
 	if !writableGroup(c, unified) {
 		*c = cgroups.Cgroup{Resources: &cgroups.Resources{}, Rootless: true, Path: c.Path}

@@ -23,41 +23,55 @@ type View struct {
 	State string // an empty directory that goes with this process
 }
 
-// Run starts the command and waits for it; all that it leaves behind is killed.
-// When gone is closed the command is killed.
-func Run(v View, s sandbox.Spec, gone <-chan struct{}) (*sandbox.Result, error) {
+// Run runs the commands, each in a container of its own; all that one leaves behind
+// is killed when it ends. When gone is closed the command is killed. begin is called
+// before each.
+func Run(v View, s sandbox.Spec, begin func(sandbox.Command), gone <-chan struct{}) (*sandbox.Result, error) {
 	res := &sandbox.Result{}
-	config, notes := containerConfig(v, s)
+	for i, c := range s.Commands {
+		res.Failed = i
+		begin(c)
+		err := runOne(v, s, c, i, res, gone)
+		if err != nil || res.Exit != 0 || res.Signal != "" {
+			return res, err
+		}
+	}
+	return res, nil
+}
+
+func runOne(v View, s sandbox.Spec, c sandbox.Command, i int, res *sandbox.Result, gone <-chan struct{}) error {
+	name := fmt.Sprintf("%s-%d", s.Name, i)
+	config, notes := containerConfig(v, s, c, name)
 	res.Notes = notes
-	container, err := libcontainer.Create(v.State, s.Name, config)
+	container, err := libcontainer.Create(v.State, name, config)
 	if err != nil {
-		return res, fmt.Errorf("cannot prepare the sandbox: %w", err)
+		return fmt.Errorf("cannot prepare the sandbox: %w", err)
 	}
 	// Everything that the command left behind ends here.
 	defer func() { _ = container.Destroy() }()
 	process := &libcontainer.Process{
-		Args: s.Argv, Env: environment(s), Cwd: workingDir(v, s.Cwd), Init: true,
+		Args: c.Argv, Env: environment(s), Cwd: workingDir(v, s.Cwd), Init: true,
 		Stdin: nil, Stdout: os.Stdout, Stderr: os.Stderr,
 	}
 	var relay *terminal
 	if s.Terminal {
 		if relay, err = openTerminal(process); err != nil {
-			return res, fmt.Errorf("cannot give the command a terminal: %w", err)
+			return fmt.Errorf("cannot give the command a terminal: %w", err)
 		}
 		defer relay.close()
 	}
 	if err := container.Run(process); err != nil {
 		res.NotFound = errors.Is(err, fs.ErrNotExist) || errors.Is(err, exec.ErrNotFound) ||
-			strings.Contains(err.Error(), "executable file not found") || strings.Contains(err.Error(), s.Argv[0]+": no such file or directory")
+			strings.Contains(err.Error(), "executable file not found") || strings.Contains(err.Error(), c.Argv[0]+": no such file or directory")
 		if res.NotFound {
-			return res, fmt.Errorf("cannot find the command %s in the sandbox", s.Argv[0])
+			return fmt.Errorf("cannot find the command %s in the sandbox", c.Argv[0])
 		}
-		return res, fmt.Errorf("cannot start the command in the sandbox: %w", err)
+		return fmt.Errorf("cannot start the command in the sandbox: %w", err)
 	}
 	if relay != nil {
 		if err := relay.start(); err != nil {
 			_ = container.Signal(syscall.SIGKILL)
-			return res, fmt.Errorf("cannot give the command a terminal: %w", err)
+			return fmt.Errorf("cannot give the command a terminal: %w", err)
 		}
 	}
 	done := make(chan struct{})
@@ -72,7 +86,7 @@ func Run(v View, s sandbox.Spec, gone <-chan struct{}) (*sandbox.Result, error) 
 	}()
 	state, err := process.Wait()
 	if state == nil {
-		return res, fmt.Errorf("cannot wait for the command: %w", err)
+		return fmt.Errorf("cannot wait for the command: %w", err)
 	}
 	status := state.Sys().(syscall.WaitStatus)
 	if status.Signaled() {
@@ -82,7 +96,7 @@ func Run(v View, s sandbox.Spec, gone <-chan struct{}) (*sandbox.Result, error) 
 	if stats, err := container.Stats(); err == nil && stats.CgroupStats != nil {
 		res.OOM = stats.CgroupStats.MemoryStats.Usage.Failcnt > 0 && status.Signaled()
 	}
-	return res, nil
+	return nil
 }
 
 // searchPath is where commands are looked for where the caller says nothing.

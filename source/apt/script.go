@@ -1,0 +1,271 @@
+package apt
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// Options say what apt is to do; the words are apt's own.
+type Options struct {
+	Full         bool     `json:"full,omitempty"`          // dist-upgrade, not upgrade --with-new-pkgs
+	OnlySecurity bool     `json:"only_security,omitempty"` // from the archives of security updates only
+	Unattended   bool     `json:"unattended,omitempty"`    // from the origins of unattended-upgrades only, where it is configured
+	NoRefresh    bool     `json:"no_refresh,omitempty"`    // with the package lists that are there
+	AutoRemove   bool     `json:"autoremove,omitempty"`
+	Hold         []string `json:"hold,omitempty"`
+	Packages     []string `json:"packages,omitempty"` // apt-get install's arguments: NAME, NAME=VERSION, NAME/SUITE, NAME-
+	Debs         []string `json:"debs,omitempty"`     // files, by their paths on the host
+	NewConf      bool     `json:"new_conf,omitempty"` // of a conffile that the machine changed, take the package's version
+}
+
+// Check refuses what is no package's name: it would be an option, or a command.
+func (o *Options) Check() error {
+	for _, p := range slices.Concat(o.Packages, o.Hold) {
+		if p == "" || strings.HasPrefix(p, "-") || strings.HasPrefix(p, "/") || strings.HasPrefix(p, ".") || strings.ContainsAny(p, " \t\n'\"\\;&|<>$`(){}*?!") {
+			return fmt.Errorf("%q is not the name of a package", p)
+		}
+	}
+	return nil
+}
+
+// Paths of the sandbox's /run. The folders are the caller's: what apt downloads is
+// kept between a plan and its apply.
+const (
+	RunDir       = "/run/liveupd"
+	ScriptPath   = RunDir + "/apt"
+	ListsDir     = RunDir + "/lists"
+	ArchivesDir  = RunDir + "/archives"
+	DebsDir      = RunDir + "/debs"
+	PolicyPath   = "/usr/sbin/policy-rc.d"
+	recordPolicy = RunDir + "/policy"
+	recordHost   = RunDir + "/host-steps"
+	recordWarn   = RunDir + "/warnings"
+	recordConf   = RunDir + "/conffiles"
+	rebootFile   = "/run/reboot-required"
+	rebootPkgs   = "/run/reboot-required.pkgs"
+)
+
+// Keep are the files that Recorded reads.
+var Keep = []string{recordPolicy, recordHost, recordWarn, recordConf, rebootFile, rebootPkgs}
+
+// VerificationFailed is the script's status where a signature or a digest is wrong.
+const VerificationFailed = 90
+
+// PolicyScript refuses to start, stop or reload anything, and notes what was asked for.
+const PolicyScript = `#!/bin/sh
+# liveupd: what a maintainer script asks for is noted, and decided by the plan.
+printf '%s\n' "$*" >>` + recordPolicy + `
+exit 101
+`
+
+// stub stands for a program that acts on the running machine.
+const stub = `#!/bin/sh
+printf '%s\n' "${0##*/} $*" >>` + RunDir + `/TO
+exit 0
+`
+
+// stubs are the programs that act on the machine: what boot loaders are asked for is done after
+// the commit; the rest the plan finds by itself, by what changed.
+var stubs = map[string]string{
+	"update-grub": "host-steps", "update-grub2": "host-steps", "grub-install": "host-steps", "bootctl": "host-steps", "dkms": "host-steps",
+	"flash-kernel": "host-steps", "zipl": "host-steps", "lilo": "host-steps", "extlinux-update": "host-steps", "u-boot-update": "host-steps",
+	"apparmor_parser": "acts", "udevadm": "acts", "modprobe": "acts", "sysctl": "acts", "systemd-binfmt": "acts",
+}
+
+// Stubs gives the files of the folder that comes first in PATH.
+func Stubs() map[string]string {
+	out := map[string]string{}
+	for name, to := range stubs {
+		out[RunDir+"/bin/"+name] = strings.ReplaceAll(stub, "TO", to)
+	}
+	return out
+}
+
+// Environment is what maintainer scripts find.
+func Environment() []string {
+	return []string{
+		"PATH=" + RunDir + "/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+		"HOME=/root", "LC_ALL=C.UTF-8", "DEBIAN_FRONTEND=noninteractive", "SYSTEMD_OFFLINE=1", "NEEDRESTART_SUSPEND=1",
+		"APT_LISTCHANGES_FRONTEND=none", "APT_LISTBUGS_FRONTEND=none",
+	}
+}
+
+// Script is the program that runs in the sandbox, twice: "fetch" with the network and
+// "install" without.
+func (o *Options) Script() string {
+	var b strings.Builder
+	b.WriteString("#!/bin/sh\nset -eu\ncd /\numask 022\n")
+	fmt.Fprintf(&b, "run=%s\n", RunDir)
+	fmt.Fprintf(&b, "hold=%s\nonly_security=%t\nunattended=%t\nrefresh=%t\n", quote(strings.Join(o.Hold, " ")), o.OnlySecurity, o.Unattended, !o.NoRefresh)
+	conf := "old"
+	if o.NewConf {
+		conf = "new"
+	}
+	fmt.Fprintf(&b, "conf=%s\n", conf)
+	fmt.Fprintf(&b, "operation() { apt-get -q -c $run/apt.conf \"$@\" %s; }\n", o.operation())
+	b.WriteString(driver)
+	return b.String()
+}
+
+func (o *Options) operation() string {
+	var words []string
+	if o.AutoRemove {
+		words = append(words, "--autoremove")
+	}
+	switch {
+	case len(o.Packages)+len(o.Debs) > 0:
+		words = append(words, "install", "--")
+		for i := range o.Debs {
+			words = append(words, DebPath(i))
+		}
+		for _, p := range o.Packages {
+			words = append(words, quote(p))
+		}
+	case o.Full:
+		words = append(words, "dist-upgrade")
+	default:
+		words = append(words, "--with-new-pkgs", "upgrade")
+	}
+	return strings.Join(words, " ")
+}
+
+// DebPath is where the sandbox has the file Debs[i].
+func DebPath(i int) string { return fmt.Sprintf("%s/%d.deb", RunDir, i) }
+
+func quote(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'" }
+
+const driver = `
+mkdir -p /run/systemd/system $run/lists/partial $run/archives/partial
+chmod 0755 $run $run/lists $run/archives
+if id _apt >/dev/null 2>&1; then chown _apt $run/lists/partial $run/archives/partial; fi
+
+# The lists are those of the machine until newer ones are had.
+seed() {
+	[ -d /var/lib/apt/lists ] || return 0
+	if [ ! -e $run/lists/.seeded ] || [ $refresh = false ] || [ -n "$(find /var/lib/apt/lists -maxdepth 1 -newer $run/lists/.seeded | head -n 1)" ]; then
+		find $run/lists -maxdepth 1 -type f -delete
+		find /var/lib/apt/lists -maxdepth 1 -type f ! -name lock -exec cp -a -t $run/lists {} +
+		: >$run/lists/.seeded
+	fi
+}
+
+configure() {
+	cat >$run/apt.conf <<-EOF
+	APT::Get::Assume-Yes "true";
+	APT::Get::Show-Upgraded "true";
+	Dpkg::Use-Pty "false";
+	Dpkg::Progress-Fancy "false";
+	Dir::State::lists "$run/lists";
+	Dir::Cache::archives "$run/archives";
+	Dir::Cache::pkgcache "$run/pkgcache.bin";
+	Dir::Cache::srcpkgcache "$run/srcpkgcache.bin";
+	Dir::Etc::preferences "$run/preferences";
+	Dpkg::Options:: "--force-confdef";
+	Dpkg::Options:: "--force-conf$conf";
+	EOF
+	: >$run/preferences
+	main=$(apt-config shell main Dir::Etc::preferences/f | sed "s/^main='\(.*\)'$/\1/")
+	if [ -n "$main" ] && [ -f "$main" ]; then { cat "$main"; echo; } >>$run/preferences; fi
+	pins >>$run/preferences
+}
+
+pin() { printf 'Package: %s\nPin: %s\nPin-Priority: %s\n\n' "$1" "$2" "$3"; }
+
+# Versions of other origins are taken only for packages that are not installed.
+others() { [ -n "${restricted-}" ] || pin '*' 'release *' 50; restricted=yes; }
+
+pins() {
+	for p in $hold; do pin "$p" 'release *' -1; done
+	if [ $only_security = true ]; then
+		others
+		pin '*' 'release l=Debian-Security' 500
+		pin '*' 'release a=*-security' 500
+		pin '*' 'release n=*-security' 500
+		pin '*' 'release a=*-apps-security' 500
+	fi
+	if [ $unattended = true ]; then unattended_pins; fi
+}
+
+unattended_pins() {
+	ID=debian VERSION_CODENAME=
+	if [ -r /etc/os-release ]; then . /etc/os-release; fi
+	distro=$(printf '%s' "$ID" | awk '{ print toupper(substr($0, 1, 1)) substr($0, 2) }')
+	apt-config dump | sed -n "
+		s/\${distro_codename}/$VERSION_CODENAME/g
+		s/\${distro_id}/$distro/g
+		s/^Unattended-Upgrade::Origins-Pattern:: \"\(.*\)\";$/pattern \1/p
+		s/^Unattended-Upgrade::Allowed-Origins:: \"\([^:\"]*\):\([^\"]*\)\";$/pattern origin=\1,archive=\2/p
+		s/^Unattended-Upgrade::Package-Blacklist:: \"\(.*\)\";$/black \1/p
+	" >$run/unattended
+	while read -r what text; do
+		case $what in
+		black) pin "/^${text#^}/" 'release *' -1 ;;
+		pattern)
+			others
+			release= site=
+			rest=$text,
+			while [ -n "$rest" ]; do
+				field=${rest%%,*} rest=${rest#*,}
+				case $field in
+				origin=* | o=*) release="$release,o=${field#*=}" ;;
+				label=* | l=*) release="$release,l=${field#*=}" ;;
+				codename=* | n=*) release="$release,n=${field#*=}" ;;
+				archive=* | suite=* | a=*) release="$release,a=${field#*=}" ;;
+				component=* | c=*) release="$release,c=${field#*=}" ;;
+				site=*) site=${field#*=} ;;
+				esac
+			done
+			if [ -n "$release" ]; then pin '*' "release ${release#,}" 500
+			elif [ -n "$site" ]; then pin '*' "origin \"$site\"" 500; fi ;;
+		esac
+	done <$run/unattended
+}
+
+refused='Hash Sum mismatch|unauthenticated|is not signed|NO_PUBKEY|BADSIG|EXPKEYSIG|REVKEYSIG|signatures? (was|were|are) (invalid|not)|not valid yet|Release file .* expired'
+
+fetch() {
+	seed
+	configure
+	if [ $refresh = true ]; then
+		if ! apt-get -q -c $run/apt.conf -o APT::Update::Error-Mode=any update >$run/update.log 2>&1; then
+			if grep -Eq "$refused" $run/update.log; then
+				grep -E '^[EW]:' $run/update.log >&2
+				exit 90
+			fi
+			echo "the package lists could not be refreshed, older ones serve: $(grep -E '^[EW]:' $run/update.log | head -n 1)" >>$run/warnings
+		else
+			: >$run/lists/.seeded
+		fi
+	fi
+	rc=0
+	operation --download-only >$run/fetch.log 2>&1 || rc=$?
+	cat $run/fetch.log
+	if [ $rc != 0 ]; then
+		if grep -Eq "$refused" $run/fetch.log; then exit 90; fi
+		exit $rc
+	fi
+}
+
+install() {
+	: >$run/began
+	operation
+	dpkg --audit >$run/audit
+	if [ -s $run/audit ]; then
+		cat $run/audit >&2
+		echo "packages are left half-configured" >&2
+		exit 1
+	fi
+	find /etc -xdev \( -name '*.dpkg-dist' -o -name '*.ucf-dist' -o -name '*.dpkg-old' -o -name '*.ucf-old' \) -cnewer $run/began | sort | while read -r beside; do
+		path=${beside%.*}
+		dpkg-query -S "$path" >/dev/null 2>&1 || grep -qs " $path$" /var/lib/ucf/hashfile || continue
+		case $beside in
+		*-dist) printf 'kept %s\n' "$path" ;;
+		*) printf 'replaced %s\n' "$path" ;;
+		esac
+		diff -u "$path" "$beside" 2>/dev/null | head -n 200 | sed 's/^/ /' || :
+	done >$run/conffiles
+}
+
+"$1"
+`
