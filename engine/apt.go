@@ -92,18 +92,25 @@ func (s *session) planApt(ctx context.Context, ev Events) (_ *planned, err error
 		return nil, err
 	}
 	p.held = append(p.held, locks.Release)
-	w, err := s.openWork()
-	if err != nil {
-		return nil, err
+	key := s.workKey(o)
+	w, did := s.openKept(key)
+	if w == nil {
+		if w, err = s.openWork(); err != nil {
+			return nil, err
+		}
 	}
 	p.held = append(p.held, func() {
 		if err := w.close(); err != nil {
 			s.warnings = append(s.warnings, err.Error())
 		}
 	})
-	did, err := w.runApt(ctx, o, ev)
-	if err != nil {
-		return nil, err
+	if did == nil {
+		if did, err = w.runApt(ctx, o, ev); err != nil {
+			return nil, err
+		}
+	}
+	if s.mode == cacheOnly {
+		w.keep(key, did)
 	}
 	p.delta, p.root = did.delta, w.dir
 	if p.base, _, err = s.currentBase(); err != nil {

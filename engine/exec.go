@@ -207,6 +207,9 @@ func (s *session) sandboxLeft() bool {
 	if _, err := sys.Lstat(home, workDirName); err != nil {
 		return false
 	}
+	if _, err := sys.Lstat(home, workDirName+"/"+keptName); err == nil {
+		return false // a plan's: an apply may follow
+	}
 	free, err := sys.TryLock(home)
 	return err == nil && free
 }

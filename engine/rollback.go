@@ -33,6 +33,10 @@ func (e *Engine) rollback(ctx context.Context, req Request, ev Events) (any, err
 	if err != nil {
 		return nil, err
 	}
+	if err := s.refuseLaterDpkg(targets); err != nil {
+		report.Result, report.Error = "failed", err.Error()
+		return report, err
+	}
 	// All of them are looked at before the first goes back.
 	for _, g := range targets {
 		if err := s.checkKept(ctx, g, ev); err != nil {
@@ -157,6 +161,7 @@ func (s *session) rollbackOne(ctx context.Context, g change.Generation, report *
 	// The old tree was validated when it was made; it is not judged again.
 	p.plan.Checks = nil
 	p.plan.Steps = withoutChecks(p.plan.Steps)
+	runAgain(p.plan, p.restore)
 	ev.emit(p.plan)
 	if ev.Confirm != nil && !ev.Confirm(p.plan) {
 		return ErrDeclined

@@ -34,6 +34,7 @@ type work struct {
 	dir  *sys.FD // what this run writes, in it
 	path string  // of dir in this mount namespace; "" where it lies on the root's own file system
 	spec *nsmount.WorkspaceSpec
+	kept bool // what was written stays for the next run
 }
 
 const workDirName = "work"
@@ -87,21 +88,38 @@ func (s *session) workHome() (*sys.FD, string, error) {
 		return home, "", nil
 	}
 	var errs []error
-	for _, base := range []string{"/var/cache/liveupd", runDir + "/cache"} {
-		name := path.Join(base, strings.ReplaceAll(strings.Trim(s.req.Root, "/"), "/", "-")+"-"+workName)
+	for _, name := range s.cacheHomes() {
 		err := os.MkdirAll(name, 0o700)
 		if err == nil {
 			var home *sys.FD
-			if home, err = sys.OpenRoot(name); err == nil {
-				if err = private(home); err == nil {
-					return home, name, nil
-				}
-				home.Close()
+			if home, err = openPrivate(name); err == nil {
+				return home, name, nil
 			}
 		}
 		errs = append(errs, err)
 	}
 	return nil, "", fmt.Errorf("cannot make a folder for the sandbox: %w", errors.Join(errs...))
+}
+
+// cacheHomes are the folders of sandboxes of a root that cannot be written to.
+func (s *session) cacheHomes() []string {
+	var out []string
+	for _, base := range []string{"/var/cache/liveupd", runDir + "/cache"} {
+		out = append(out, path.Join(base, strings.ReplaceAll(strings.Trim(s.req.Root, "/"), "/", "-")+"-"+workName))
+	}
+	return out
+}
+
+func openPrivate(name string) (*sys.FD, error) {
+	home, err := sys.OpenRoot(name)
+	if err != nil {
+		return nil, err
+	}
+	if err := private(home); err != nil {
+		home.Close()
+		return nil, err
+	}
+	return home, nil
 }
 
 // sandboxWrites tells whether a sandbox may change a volume: what takes no update in
@@ -131,6 +149,10 @@ func (w *work) close() error {
 	}
 	if w.dir != nil {
 		w.dir.Close()
+	}
+	if w.kept {
+		w.home.Close()
+		return nil
 	}
 	err := w.s.k.RemoveAll(w.home, workDirName)
 	w.home.Close()

@@ -33,10 +33,14 @@ const (
 	healthVerb = "health"
 )
 
+// runVerb is a program of the host's own that the packages of an update asked for:
+// what makes boot entries, and modules of other builders.
+const runVerb = "run"
+
 // Handles tells whether Run carries out steps of this verb.
 func Handles(do string) bool {
 	switch do {
-	case "stop", "daemon-reload", "daemon-reexec", "reload", "restart", "start", healthVerb, initrdVerb:
+	case "stop", "daemon-reload", "daemon-reexec", "reload", "restart", "start", healthVerb, initrdVerb, runVerb:
 		return true
 	}
 	return slices.Contains(hostVerbs, do)
@@ -80,7 +84,10 @@ func (r *run) initrds(ctx context.Context) error {
 	if err := r.firstFailure(); err != nil {
 		return err
 	}
-	return r.hostSteps(ctx, initrdVerb)
+	if err := r.hostSteps(ctx, initrdVerb); err != nil {
+		return err
+	}
+	return r.hostSteps(ctx, runVerb)
 }
 
 // health asks each unit that was interrupted whether it does what it is for. A
@@ -189,7 +196,7 @@ func (h *Host) do(ctx context.Context, s change.Step) (string, error) {
 	case "selinux":
 		_, err := h.command(ctx, "load_policy")
 		return "", err
-	case initrdVerb:
+	case initrdVerb, runVerb:
 		ctx, cancel := context.WithTimeout(ctx, initrdTimeout)
 		defer cancel()
 		_, err := h.run(ctx, strings.Fields(s.Target))

@@ -49,7 +49,7 @@ func Inverse(results []change.StepResult) []change.Step {
 			}
 		case "sysusers":
 			// Somebody may be a new user by now: it stays.
-		case "tmpfiles", "hwdb", "udev-reload", "udev-trigger", "apparmor", "selinux", "initrd":
+		case "tmpfiles", "hwdb", "udev-reload", "udev-trigger", "apparmor", "selinux", "initrd", "run":
 			// They make the same anew of the files of before.
 			add(s.Do, s.Target, s.Do)
 		case "daemon-reload":
