@@ -87,7 +87,7 @@ func (s *session) planApt(ctx context.Context, ev Events) (_ *planned, err error
 			p.close()
 		}
 	}()
-	locks, err := apt.Lock(s.volumeOf)
+	locks, err := apt.Lock(s.volumeOf, s.mode == readWrite)
 	if err != nil {
 		return nil, err
 	}

@@ -194,7 +194,7 @@ func (w *workspace) build() (*BuiltWorkspace, error) {
 	if err != nil {
 		return nil, err
 	}
-	at, err := scratchPoint()
+	at, err := hiddenPoint()
 	if err != nil {
 		return nil, err
 	}
@@ -241,6 +241,17 @@ func (w *workspace) build() (*BuiltWorkspace, error) {
 	}
 	root := path.Join(base, "v0")
 	return &BuiltWorkspace{Root: root, State: path.Join(base, "state"), Run: path.Join(root, "run")}, nil
+}
+
+// hiddenPoint opens a directory to mount on, of those that a container's runtime does
+// not look into: it finds systemd by /run.
+func hiddenPoint() (*sys.FD, error) {
+	for _, dir := range []string{"/mnt", "/tmp", "/media", "/srv"} {
+		if fd, err := sys.OpenRoot(dir); err == nil {
+			return fd, nil
+		}
+	}
+	return scratchPoint()
 }
 
 // openBinds copies the mounts of what is shown from outside.
@@ -312,13 +323,16 @@ func (w *workspace) addBind(mnt *sys.FD, b Bind) error {
 	return w.mountAt(mnt, b.To)
 }
 
-// sameVolumes refuses where a file system was mounted or unmounted meanwhile.
+// sameVolumes refuses where another file system was mounted meanwhile, and leaves
+// out what is there no more: disks come and go.
 func (w *workspace) sameVolumes() error {
+	still := w.spec.Volumes[:0]
 	for _, want := range w.spec.Volumes {
 		i := slices.IndexFunc(w.root.vols, func(v *volume) bool { return v.Mount == want.Mount })
 		if i < 0 {
-			return fmt.Errorf("the file system on %s was unmounted meanwhile", want.Mount)
+			continue // its upper stays empty
 		}
+		still = append(still, want)
 		n, err := w.root.vols[i].Dir.Stat()
 		if err != nil {
 			return err
@@ -327,6 +341,7 @@ func (w *workspace) sameVolumes() error {
 			return fmt.Errorf("another file system was mounted on %s meanwhile", want.Mount)
 		}
 	}
+	w.spec.Volumes = still
 	return nil
 }
 

@@ -12,8 +12,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// OpenLockFile opens a lock file for LockRecord, and makes it where it is missing.
-func OpenLockFile(dir *FD, name string) (*FD, error) {
+// OpenLockFile opens a lock file for LockRecord; create makes it where it is missing.
+func OpenLockFile(dir *FD, name string, create bool) (*FD, error) {
 	name = strings.TrimPrefix(name, "/")
 	parent, err := OpenAt(dir, path.Dir(name), OpenPath|OpenDir, ResolveBeneath)
 	if err != nil {
@@ -22,7 +22,7 @@ func OpenLockFile(dir *FD, name string) (*FD, error) {
 	defer parent.Close()
 	base := path.Base(name)
 	fd, err := OpenAt(parent, base, unix.O_RDWR|unix.O_NOFOLLOW, ResolveBeneath|ResolveNoSymlinks)
-	if !errors.Is(err, unix.ENOENT) {
+	if !create || !errors.Is(err, unix.ENOENT) {
 		return fd, err
 	}
 	var n int

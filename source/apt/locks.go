@@ -19,10 +19,11 @@ var lockFiles = []string{
 type Locks struct{ held []*sys.FD }
 
 // Lock takes the locks of the package manager; locate opens the file system of a
-// path, and names the path in it. The error is change.ErrLocked, and names the holder, where
+// path, and names the path in it; create makes those that are missing, which nobody
+// holds (a plan changes nothing). The error is change.ErrLocked, and names the holder, where
 // another process has one. Where they cannot be written to (a plan for a root
 // that is read-only) nobody else can have them either, and none is taken.
-func Lock(locate func(path string) (*sys.FD, string)) (_ *Locks, err error) {
+func Lock(locate func(path string) (*sys.FD, string), create bool) (_ *Locks, err error) {
 	l := &Locks{}
 	defer func() {
 		if err != nil {
@@ -31,7 +32,7 @@ func Lock(locate func(path string) (*sys.FD, string)) (_ *Locks, err error) {
 	}()
 	for _, name := range lockFiles {
 		dir, rel := locate(name)
-		f, err := sys.OpenLockFile(dir, rel)
+		f, err := sys.OpenLockFile(dir, rel, create)
 		if errors.Is(err, syscall.EROFS) || errors.Is(err, fs.ErrNotExist) {
 			continue // no folder for it: its part of apt was never used
 		}
