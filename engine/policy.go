@@ -1,7 +1,10 @@
 package engine
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
+	"maps"
 	"slices"
 	"time"
 
@@ -63,41 +66,58 @@ func (s *session) packagesForRules(in *change.Input, content *sys.FD) error {
 }
 
 // waiting is what earlier updates put off and what still has to be done, with
-// the reasons of the plan that put it off.
+// the reasons of the plan that put it off where that is still kept.
 func (s *session) waiting() ([]change.UnitPlan, error) {
 	list, err := s.store.List()
 	if err != nil {
 		return nil, err
 	}
 	s.forgetDone(list)
-	var out []change.UnitPlan
+	found := map[string]change.UnitPlan{}
 	for _, g := range list {
 		if len(g.Deferred) == 0 {
 			continue
 		}
-		tx, err := s.store.Load(g.ID)
-		if err != nil {
-			return nil, err
-		}
-		plan, err := tx.Plan()
-		tx.Close()
+		plan, err := s.planOf(g.ID)
 		if err != nil {
 			return nil, err
 		}
 		for _, name := range g.Deferred {
-			if slices.ContainsFunc(out, func(u change.UnitPlan) bool { return u.Unit == name }) {
-				continue
+			u := change.UnitPlan{Unit: name}
+			if i := slices.IndexFunc(plan.Units, func(u change.UnitPlan) bool { return u.Unit == name }); i >= 0 {
+				u = plan.Units[i]
 			}
-			u := change.UnitPlan{Unit: name, Reasons: []change.Reason{{Kind: "deferred", Unit: name}}}
-			if plan != nil {
-				if i := slices.IndexFunc(plan.Units, func(u change.UnitPlan) bool { return u.Unit == name }); i >= 0 {
-					u = plan.Units[i]
-				}
+			if len(found[name].Reasons) == 0 {
+				found[name] = u
 			}
-			out = append(out, u)
 		}
 	}
+	var out []change.UnitPlan
+	for _, name := range slices.Sorted(maps.Keys(found)) {
+		u := found[name]
+		if len(u.Reasons) == 0 {
+			u.Reasons = []change.Reason{{Kind: "deferred", Unit: name}}
+		}
+		out = append(out, u)
+	}
 	return out, nil
+}
+
+// planOf reads the plan of a transaction; an empty one where it is no longer kept.
+func (s *session) planOf(id string) (*change.Plan, error) {
+	tx, err := s.store.Load(id)
+	if errors.Is(err, fs.ErrNotExist) {
+		return &change.Plan{}, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer tx.Close()
+	plan, err := tx.Plan()
+	if err != nil || plan == nil {
+		return &change.Plan{}, err
+	}
+	return plan, nil
 }
 
 // carryOver adds what earlier updates left to be done, and what this one did

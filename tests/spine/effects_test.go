@@ -179,6 +179,59 @@ func TestEffects(t *testing.T) {
 		})
 	}
 
+	t.Run("what the administrator's rules put off stays pending until it is done", func(t *testing.T) {
+		policy := func(text string) {
+			m.Shell("mkdir -p /run/liveupd/policy.d; cat >/run/liveupd/policy.d/10.toml <<'EOF'\n" + text + "EOF")
+		}
+		waits := func() bool { return strings.Contains(fixture.In(t, m, "status").Want(t, 0).Stdout, "secret.service") }
+		change := func(n int, path string) *fixture.Output {
+			t.Helper()
+			up := fixture.NewTree(t, "bookworm").File(path, fmt.Sprintln("ruled", n), 0o644)
+			return apply(t, m, up.CopyTo(m, fmt.Sprintf("/run/ruled%d", n)))
+		}
+		defer m.Run("rm", "-r", "/run/liveupd/policy.d")
+		before := treeOf(t, m)
+		policy("[[rule]]\nunits = [\"secret.service\"]\naction = \"wait\"\n")
+		if out := change(0, "etc/secret").Want(t, 2); !strings.Contains(out.Error, "/run/liveupd/policy.d/10.toml:3:10: ") || out.Hint == "" {
+			t.Errorf("error %q with hint %q; want the place of the mistake and the way out", out.Error, out.Hint)
+		}
+		same(t, "after a refused policy", before, treeOf(t, m))
+
+		policy("[[rule]]\nunits = [\"secret.service\"]\naction = \"defer\"\nreason = \"ask first\"\n")
+		units := m.Units()
+		out := change(1, "etc/secret").Want(t, 0)
+		if diff := cmp.Diff(map[string]string{"secret.service": "defer"}, out.Actions()); diff != "" {
+			t.Errorf("the plan (-want +got):\n%s", diff)
+		}
+		for n := 2; n < 5; n++ { // more than are kept
+			change(n, "etc/bound.conf").Want(t, 0)
+		}
+		if got := machine.Interrupted(units, m.Units()); !slices.Equal(got, []string{"bound.service"}) {
+			t.Errorf("interrupted were %v; want bound.service", got)
+		}
+		if !waits() {
+			t.Error("status no longer tells of secret.service after further updates")
+		}
+		fixture.In(t, m, "restart", "--yes").Want(t, 0)
+		if !waits() {
+			t.Error("restart did what the rule puts off")
+		}
+		policy("[[rule]]\nunits = [\"*\"]\nwindows = [\"00:00-24:00\"]\n")
+		units = m.Units()
+		fixture.In(t, m, "restart", "--yes").Want(t, 0)
+		if got := machine.Interrupted(units, m.Units()); !slices.Equal(got, []string{"secret.service"}) {
+			t.Errorf("restart interrupted %v; want secret.service", got)
+		}
+		if waits() {
+			t.Error("status still tells of secret.service after its restart")
+		}
+		now := strings.TrimSpace(m.Shell("date -d '+3 hours' +%H:%M; date -d '+4 hours' +%H:%M"))
+		policy("[[rule]]\nunits = [\"*\"]\nwindows = [\"" + strings.ReplaceAll(now, "\n", "-") + "\"]\n")
+		if diff := cmp.Diff(map[string]string{"bound.service": "defer"}, change(6, "etc/bound.conf").Want(t, 0).Actions()); diff != "" {
+			t.Errorf("the plan outside of the window (-want +got):\n%s", diff)
+		}
+	})
+
 	t.Run("a unit that is not well takes all of it back", func(t *testing.T) {
 		before, units := treeOf(t, m), m.Units()
 		up := fixture.NewTree(t, "bookworm").File("etc/health.conf", "bad\n", 0o644)
