@@ -13,8 +13,7 @@ import (
 // Requisite, BindsTo or PartOf leads to it (src/core/transaction.c,
 // transaction_add_job_and_dependencies). PropagatesStopTo= passes a stop on,
 // and since systemd 254 it stops the other unit on a restart too, unless that
-// has a job of its own; before, the restart was passed on. A reload reaches
-// PropagatesReloadTo= alone.
+// has a job of its own. A reload reaches PropagatesReloadTo= alone.
 
 // gracefulStop is the first version in which a restart stops what
 // PropagatesStopTo= names.
@@ -28,30 +27,28 @@ type reachedFrom struct {
 
 // propagate is step 9 of the package comment.
 func (p *planning) propagate() {
-	oldDeps, newDeps := p.dependents(false), p.dependents(true)
+	g := p.graph()
 	for again := true; again; {
 		again = false
-		for _, v := range p.direct(change.ActionRestart) {
-			for _, r := range p.closure(v, oldDeps, newDeps) {
-				if why := p.barred(r.unit); why != "" {
-					v.deferred = true
-					v.explain("it would take " + r.unit + " along: " + why)
-					again = true
-					break
-				}
+		for _, v := range p.direct(change.ActionReload) {
+			if why := g.forbidden(v); why != "" {
+				v.deferred = true
+				v.explain(why)
+				again = true
 			}
 		}
 	}
 	for _, v := range p.direct(change.ActionRestart) {
-		for _, r := range p.closure(v, oldDeps, newDeps) {
+		for _, r := range g.closure(v) {
 			p.carry(v, r)
 		}
 	}
+	g.pull()
 	for _, v := range p.direct(change.ActionReload) {
 		if v.needs() != change.ActionReload || v.start {
 			continue
 		}
-		for _, r := range p.reloadReach(v.unit) {
+		for _, r := range g.reloadReach(v.unit) {
 			d := p.running[r.unit]
 			if w := p.verdicts[r.unit]; d == nil || !d.canReload() || w != nil {
 				continue
@@ -61,6 +58,23 @@ func (p *planning) propagate() {
 			w.reasons = []change.Reason{{Kind: "propagated", Unit: r.from, Detail: "its reload reloads this one"}}
 		}
 	}
+	g.unneeded()
+}
+
+// forbidden tells why a unit's own job must not be sent, for what it would take along.
+func (g *graph) forbidden(v *verdict) string {
+	p := g.p
+	if v.needs() >= change.ActionRestart && !v.start {
+		for _, r := range g.closure(v) {
+			if why := p.barred(r.unit); why != "" {
+				return "it would take " + r.unit + " along: " + why
+			}
+		}
+	}
+	if v.starts() {
+		return g.cannotStart(v.unit)
+	}
+	return ""
 }
 
 // direct are the verdicts that get a job of their own, of at least one rung.
@@ -68,7 +82,7 @@ func (p *planning) direct(rung change.Action) []*verdict {
 	var out []*verdict
 	for _, name := range slices.Sorted(maps.Keys(p.verdicts)) {
 		v := p.verdicts[name]
-		if !v.deferred && !v.propagated && !v.start && v.needs() >= rung {
+		if !v.deferred && !v.propagated && v.manager == "" && v.needs() >= rung {
 			out = append(out, v)
 		}
 	}
@@ -78,7 +92,7 @@ func (p *planning) direct(rung change.Action) []*verdict {
 // carry notes that one unit's job takes another along.
 func (p *planning) carry(origin *verdict, r reachedFrom) {
 	v := p.verdict(r.unit)
-	if !v.deferred && !v.propagated && v.needs() >= change.ActionRestart {
+	if !v.deferred && !v.propagated && (v.needs() >= change.ActionRestart || v.start) {
 		return // it has a job of its own
 	}
 	detail := "its restart restarts this one"
@@ -121,15 +135,19 @@ func (p *planning) barred(name string) string {
 }
 
 // closure is all that a unit's stop or restart takes along, nearest first.
-func (p *planning) closure(v *verdict, oldDeps, newDeps map[string][]string) []reachedFrom {
-	stop := v.stop || v.stopStart
+func (g *graph) closure(v *verdict) []reachedFrom {
+	old := v.stop || v.stopStart
 	seen := map[string]bool{v.unit: true}
-	walk := func(start string, stop, note bool) (out []reachedFrom) {
+	walk := func(start string, stops, old, note bool) (out []reachedFrom) {
 		queue := []string{start}
 		for len(queue) > 0 {
 			from := queue[0]
 			queue = queue[1:]
-			for _, name := range p.dependsOn(from, stop, oldDeps, newDeps) {
+			next := g.reached(from, edgeNeeds, old)
+			if stops {
+				next = append(next, g.reached(from, edgeStops, old)...)
+			}
+			for _, name := range next {
 				if !seen[name] {
 					seen[name] = true
 					queue = append(queue, name)
@@ -139,126 +157,169 @@ func (p *planning) closure(v *verdict, oldDeps, newDeps map[string][]string) []r
 		}
 		return out
 	}
-	out := walk(v.unit, stop, false)
-	if stop || p.facts.SystemdVersion < gracefulStop {
+	if old {
+		return walk(v.unit, true, true, false)
+	}
+	out := walk(v.unit, false, false, false)
+	if g.p.facts.SystemdVersion > 0 && g.p.facts.SystemdVersion < gracefulStop {
 		return out
 	}
 	for _, r := range append([]reachedFrom{{unit: v.unit}}, out...) {
-		u := p.running[r.unit]
-		if u == nil || u.state == nil {
-			continue
-		}
-		for _, n := range slices.Sorted(slices.Values(u.state.PropagatesStopTo)) {
-			if d := p.named(n); d != nil && !seen[d.name] {
-				seen[d.name] = true
-				out = append(out, reachedFrom{d.name, r.unit, true})
-				out = append(out, walk(d.name, true, true)...)
+		for _, n := range g.reached(r.unit, edgeStops, false) {
+			if !seen[n] {
+				seen[n] = true
+				out = append(out, reachedFrom{n, r.unit, true})
+				out = append(out, walk(n, true, false, true)...)
 			}
 		}
 	}
 	return out
 }
 
-// dependsOn lists the running units that a stop or restart of one takes along
-// directly. A stop comes before the new definitions, a restart after them.
-func (p *planning) dependsOn(name string, stop bool, oldDeps, newDeps map[string][]string) []string {
+// reached lists the running units that a job for one reaches along one kind of
+// edge. A stop comes before the new definitions, all else after them.
+func (g *graph) reached(name string, e edge, old bool) []string {
 	set := map[string]bool{}
-	u := p.running[name]
+	u := g.p.running[name]
 	if u != nil && u.state != nil {
-		lists := [][]string{u.state.RequiredBy, u.state.RequisiteOf, u.state.BoundBy, u.state.ConsistsOf}
-		if stop || p.facts.SystemdVersion < gracefulStop {
-			lists = append(lists, u.state.PropagatesStopTo)
-		}
-		for _, list := range lists {
-			for _, n := range list {
-				if d := p.named(n); d != nil {
-					set[d.name] = true
-				}
+		for _, n := range e.of(u.state) {
+			if d := g.p.named(n); d != nil {
+				set[d.name] = true
 			}
 		}
 	}
-	if stop {
-		if p.static {
-			for _, n := range oldDeps[name] {
-				set[n] = true
+	switch {
+	case !old:
+		for _, n := range g.old[e][name] {
+			if !slices.Contains(g.new[e][name], n) {
+				delete(set, n)
 			}
 		}
-		return slices.Sorted(maps.Keys(set))
-	}
-	for _, n := range oldDeps[name] {
-		if !slices.Contains(newDeps[name], n) {
-			delete(set, n)
+		for _, n := range g.new[e][name] {
+			set[n] = true
+		}
+	case g.p.static:
+		for _, n := range g.old[e][name] {
+			set[n] = true
 		}
 	}
-	for _, n := range newDeps[name] {
-		set[n] = true
-	}
+	delete(set, name)
 	return slices.Sorted(maps.Keys(set))
 }
 
-// dependents inverts the trees' own dependencies, for running units that both
-// trees define; the rest is for the manager to say.
-func (p *planning) dependents(new bool) map[string][]string {
-	out := map[string][]string{}
+// edge is a kind of way on which a job reaches another unit.
+type edge uint8
+
+const (
+	edgeNeeds   edge = iota // Requires=, Requisite=, BindsTo=, PartOf=, backwards
+	edgeStops               // PropagatesStopTo=
+	edgeReloads             // PropagatesReloadTo=
+	edges
+)
+
+// of is what the running manager says of an edge.
+func (e edge) of(u *change.UnitState) []string {
+	switch e {
+	case edgeStops:
+		return u.PropagatesStopTo
+	case edgeReloads:
+		return u.PropagatesReloadTo
+	}
+	return slices.Concat(u.RequiredBy, u.RequisiteOf, u.BoundBy, u.ConsistsOf)
+}
+
+// forward and backward are the settings that make an edge: in the unit that it
+// leads from, and in the one that it leads to.
+var (
+	forward  = [edges][]string{edgeStops: {"PropagatesStopTo"}, edgeReloads: {"PropagatesReloadTo", "PropagateReloadTo"}}
+	backward = [edges][]string{
+		edgeNeeds:   {"Requires", "Requisite", "BindsTo", "BindTo", "PartOf", "RequiresOverridable", "RequisiteOverridable"},
+		edgeStops:   {"StopPropagatedFrom"},
+		edgeReloads: {"ReloadPropagatedFrom", "PropagateReloadFrom"},
+	}
+)
+
+// graph is the edges between running units by the trees' own definitions; the
+// rest (implicit dependencies) is for the manager to say.
+type graph struct {
+	p        *planning
+	old, new [edges]map[string][]string
+}
+
+func (p *planning) graph() *graph {
+	g := &graph{p: p}
+	for e := range edges {
+		g.old[e], g.new[e] = map[string][]string{}, map[string][]string{}
+	}
 	p.each(func(u *unit) {
-		def := u.old
-		if new {
-			def = u.new
-		}
 		if u.old == nil || u.new == nil || u.runtime() {
 			return
 		}
-		for _, s := range def.Settings {
-			if s.Section != "Unit" {
-				continue
-			}
-			switch s.Key {
-			case "Requires", "Requisite", "BindsTo", "PartOf":
-			default:
-				continue
-			}
-			for w := range strings.FieldsSeq(s.Value) {
-				on := expand(w, u.name)
-				if isTemplate(on) {
-					at := strings.IndexByte(on, '@')
-					on = on[:at+1] + cmp.Or(instance(u.name), strings.TrimSuffix(u.name, "."+u.kind())) + on[at+1:]
-				}
-				if d := p.named(on); d != nil && !slices.Contains(out[d.name], u.name) {
-					out[d.name] = append(out[d.name], u.name)
-				}
+		g.add(g.old, u, u.old)
+		g.add(g.new, u, u.new)
+	})
+	return g
+}
+
+func (g *graph) add(to [edges]map[string][]string, u *unit, def *change.Unit) {
+	for e := range edges {
+		for _, n := range dependencies(def, u.name, forward[e]...) {
+			if d := g.p.named(n); d != nil {
+				to[e][u.name] = append(to[e][u.name], d.name)
 			}
 		}
-	})
+		for _, n := range dependencies(def, u.name, backward[e]...) {
+			if d := g.p.named(n); d != nil {
+				to[e][d.name] = append(to[e][d.name], u.name)
+			}
+		}
+	}
+}
+
+// dependencies are the units that a definition names in some settings of
+// [Unit], as the unit called name means them.
+func dependencies(def *change.Unit, name string, keys ...string) []string {
+	if def == nil {
+		return nil
+	}
+	var out []string
+	for _, s := range def.Settings {
+		if s.Section == "Unit" && slices.Contains(keys, s.Key) {
+			out = append(out, unitNames(s.Value, name)...)
+		}
+	}
 	return out
 }
 
-// reloadReach is all that a unit's reload reloads as well.
-func (p *planning) reloadReach(name string) []reachedFrom {
+// unitNames splits a value into names of units. A template stands for the
+// instance that the unit itself is, or for one of the unit's own name.
+func unitNames(value, of string) []string {
+	var out []string
+	for w := range strings.FieldsSeq(value) {
+		n := expand(w, of)
+		if isTemplate(n) {
+			at := strings.IndexByte(n, '@')
+			n = n[:at+1] + cmp.Or(instance(of), strings.TrimSuffix(of, "."+kindOf(of))) + n[at+1:]
+		}
+		out = append(out, n)
+	}
+	return out
+}
+
+// reloadReach is all that a unit's reload reloads as well. Reloads come after
+// the new definitions.
+func (g *graph) reloadReach(name string) []reachedFrom {
 	var out []reachedFrom
 	seen := map[string]bool{name: true}
 	queue := []string{name}
 	for len(queue) > 0 {
 		from := queue[0]
 		queue = queue[1:]
-		var next []string
-		if u := p.running[from]; u != nil {
-			if u.state != nil {
-				next = append(next, u.state.PropagatesReloadTo...)
-			} else {
-				next = append(next, strings.Fields(last(u.definition(), "Unit", "PropagatesReloadTo"))...)
-				p.each(func(d *unit) {
-					if slices.Contains(strings.Fields(last(d.definition(), "Unit", "ReloadPropagatedFrom")), from) {
-						next = append(next, d.name)
-					}
-				})
-			}
-		}
-		slices.Sort(next)
-		for _, n := range next {
-			if d := p.named(n); d != nil && !seen[d.name] {
-				seen[d.name] = true
-				queue = append(queue, d.name)
-				out = append(out, reachedFrom{d.name, from, false})
+		for _, n := range g.reached(from, edgeReloads, false) {
+			if !seen[n] {
+				seen[n] = true
+				queue = append(queue, n)
+				out = append(out, reachedFrom{n, from, false})
 			}
 		}
 	}

@@ -240,9 +240,6 @@ func (p *planning) starts() {
 		if def == nil {
 			def = lookup(p.in.New, name)
 		}
-		if yes(last(def, "Unit", "RefuseManualStart")) {
-			continue // systemd starts it along with what needs it
-		}
 		r := change.Reason{Kind: "unit-added", Path: def.Fragment, Unit: by, Detail: by + " wants it now"}
 		if w := p.in.New.Units[by]; w != nil {
 			if f := wantedIn(w, name); f != "" {
@@ -251,6 +248,11 @@ func (p *planning) starts() {
 		}
 		v := p.verdict(name)
 		v.start = true
+		if yes(last(def, "Unit", "RefuseManualStart")) {
+			// Unless what needs it is started as well: then that brings it.
+			v.deferred = true
+			r.Detail += "; systemd refuses to start it by hand"
+		}
 		v.reasons = append(v.reasons, r)
 	}
 }
