@@ -64,7 +64,7 @@ func (r *run) runSteps(ctx context.Context, steps []change.Step) ([]change.StepR
 		return nil, err
 	}
 	defer release()
-	results, err := restart.Run(ctx, bus, steps, restart.Options{Host: host, OnResult: func(res change.StepResult) {
+	results, err := restart.Run(ctx, bus, steps, restart.Options{Host: host, Along: r.along(), OnResult: func(res change.StepResult) {
 		res.MessageType = "step"
 		r.ev.emit(res)
 		unrecorded = errors.Join(unrecorded, r.record(res))
@@ -74,6 +74,18 @@ func (r *run) runSteps(ctx context.Context, steps []change.Step) ([]change.StepR
 	}
 	r.report.Steps = append(r.report.Steps, results...)
 	return results, err
+}
+
+// along are the units that systemd stops or starts by itself in the course of
+// the plan's jobs.
+func (r *run) along() map[string]change.Action {
+	out := map[string]change.Action{}
+	for _, u := range r.p.plan.Units {
+		if u.Propagated && u.Manager == "" && (u.Action == change.ActionStop || u.Action == change.ActionStart) {
+			out[u.Unit] = u.Action
+		}
+	}
+	return out
 }
 
 // record keeps a step's course in the transaction, so that a run that is cut

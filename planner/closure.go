@@ -43,6 +43,7 @@ func (p *planning) propagate() {
 			p.carry(v, r)
 		}
 	}
+	g.reloaded()
 	g.pull()
 	for _, v := range p.direct(change.ActionReload) {
 		if v.needs() != change.ActionReload || v.start {

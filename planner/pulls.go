@@ -174,6 +174,37 @@ func (g *graph) pull() {
 	}
 }
 
+// reloaded notes what the manager does as soon as it has read new definitions:
+// it starts what a running unit upholds, and stops a unit that is bound to what
+// does not run.
+func (g *graph) reloaded() {
+	p := g.p
+	p.each(func(u *unit) {
+		if v := p.verdicts[u.name]; u.old == nil || u.new == nil || u.new.Masked || u.runtime() || v != nil && v.stop {
+			return
+		}
+		old := dependencies(u.old, u.name, "Upholds")
+		for _, n := range dependencies(u.new, u.name, "Upholds") {
+			if slices.Contains(old, n) || p.named(n) != nil || p.startable(n) == nil {
+				continue
+			}
+			if v := p.verdict(n); !v.start || v.deferred {
+				v.start, v.propagated, v.deferred = true, true, false
+				v.reasons = append(v.reasons, change.Reason{Kind: "propagated", Unit: u.name, Detail: "it upholds this one now"})
+			}
+		}
+		if v := p.verdicts[u.name]; v != nil && v.starts() {
+			return // its start brings up what it is bound to
+		}
+		old = dependencies(u.old, u.name, "BindsTo", "BindTo")
+		for _, n := range dependencies(u.new, u.name, "BindsTo", "BindTo") {
+			if w := p.verdicts[n]; !slices.Contains(old, n) && p.named(n) == nil && (w == nil || !w.starts()) && kindOf(n) != "device" {
+				g.stopAlong(u.name, n, "it is bound to that now, which does not run")
+			}
+		}
+	})
+}
+
 // stopAlong notes that a unit is stopped in the course of another one's job, and
 // what its stop takes along.
 func (g *graph) stopAlong(name, from, detail string) {

@@ -180,7 +180,7 @@ func (p *planning) daemonReload() {
 	}
 	for _, name := range slices.Sorted(maps.Keys(p.in.New.Units)) {
 		old, new := p.in.Old.Units[name], p.in.New.Units[name]
-		if old == nil || new.Name != name {
+		if old == nil || new.Name != name || new.Masked {
 			continue
 		}
 		for _, d := range differences(name, old, new) {
@@ -229,13 +229,14 @@ func (p *planning) starts() {
 			}
 		}
 	}
+	wanted := p.newlyWanted(added)
 	for _, name := range slices.Sorted(maps.Keys(added)) {
 		switch kindOf(name) {
 		case "service", "socket", "timer", "path", "mount", "automount", "target":
 		default:
 			continue
 		}
-		by := p.in.New.Reached[name]
+		by := cmp.Or(wanted[name], p.in.New.Reached[name])
 		def := p.in.New.Units[name]
 		if def == nil {
 			def = lookup(p.in.New, name)
@@ -255,6 +256,28 @@ func (p *planning) starts() {
 		}
 		v.reasons = append(v.reasons, r)
 	}
+}
+
+// newlyWanted adds what a unit that runs, though no boot reaches it, wants or
+// requires now and did not before.
+func (p *planning) newlyWanted(added map[string]bool) map[string]string {
+	by := map[string]string{}
+	p.each(func(u *unit) {
+		if u.old == nil || u.new == nil || u.new.Masked || u.runtime() {
+			return
+		}
+		if kindOf(u.name) != "target" {
+			return // what else wants a unit starts it when it is started itself
+		}
+		keys := append(slices.Concat(pullsHard, pullsSoft), "Requisite")
+		old := dependencies(u.old, u.name, keys...)
+		for _, n := range dependencies(u.new, u.name, slices.Concat(pullsHard, pullsSoft)...) {
+			if !added[n] && !slices.Contains(old, n) && p.named(n) == nil && p.startable(n) != nil && !isTemplate(n) {
+				added[n], by[n] = true, u.name
+			}
+		}
+	})
+	return by
 }
 
 func (p *planning) newlyReached(name string, added map[string]bool) bool {

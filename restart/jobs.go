@@ -1,6 +1,7 @@
 package restart
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -64,6 +65,9 @@ func (r *run) jobs(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	// A restart may stop another unit (PropagatesStopTo=, Conflicts=) that is to
+	// be started: the later job wins, so the starts come last.
+	slices.SortStableFunc(active, func(a, b *target) int { return cmp.Compare(starts(a.kind), starts(b.kind)) })
 	batch := make([]systemd.Job, 0, len(active)+len(revive))
 	for _, t := range active {
 		batch = append(batch, systemd.Job{Kind: t.kind, Unit: t.unit})
@@ -75,8 +79,17 @@ func (r *run) jobs(ctx context.Context) error {
 	for i, t := range active {
 		t.end = ends[i]
 	}
-	r.watch(ctx, active, touched(reach, queued, revive))
+	around := touched(reach, queued, revive)
+	maps.DeleteFunc(around, func(name string, _ *change.UnitState) bool { return r.o.Along[name] == change.ActionStop })
+	r.watch(ctx, active, around)
 	return nil
+}
+
+func starts(k systemd.JobKind) int {
+	if k == systemd.JobStart {
+		return 1
+	}
+	return 0
 }
 
 // targets groups the steps of phase 4 by unit.

@@ -64,6 +64,9 @@ type Options struct {
 	// HealthTimeout is how long a unit may take to be well after its job; 0 is
 	// 20 seconds.
 	HealthTimeout time.Duration
+	// Along are units that systemd stops or starts in the course of the jobs, as
+	// the plan says. A stop among them is no failure.
+	Along map[string]change.Action
 	// Host carries out the steps that are no unit's; nil is the host itself.
 	Host *Host
 	// OnResult is called with each result as it is known, from Run's goroutine.
@@ -117,7 +120,12 @@ func Run(ctx context.Context, bus Bus, steps []change.Step, o Options) ([]change
 		}
 	}
 	r.results = make([]*change.StepResult, len(r.steps))
-	err := r.walk(ctx)
+	work := context.WithoutCancel(ctx)
+	around, err := r.lookAlong(work)
+	if err == nil {
+		err = r.walk(ctx)
+		r.noteAlong(work, around)
+	}
 	out := make([]change.StepResult, 0, len(r.steps)+len(r.extra))
 	for i := range r.steps {
 		if r.results[i] == nil {

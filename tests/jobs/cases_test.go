@@ -255,7 +255,7 @@ var cases = []struct {
 			"@@-c.service": "[Unit]\nBindsTo=@@-d.service\nAfter=@@-d.service\n" + sleeper,
 		},
 		start: []string{"@@-a.service", "@@-c.service"},
-		want:  []string{},
+		want:  []string{"~start b.service", "~stop c.service"},
 	},
 	{
 		name:  "a setting that this systemd does not know yet",
