@@ -274,6 +274,10 @@ func (s *session) readTrees(ctx context.Context, in *change.Input, content *sys.
 		}
 	}
 	if len(etc) > 0 {
+		if other := rootfs.Packages(newView).Other(); other != "" {
+			in.New.Warnings = append(in.New.Warnings, fmt.Sprintf(
+				"the database of %s is not read: which service a file in /etc belongs to is told by the unit files and the built-in table alone", other))
+		}
 		if err := rootfs.ConfigReaders(oldView, in.Old, etc); err != nil {
 			return err
 		}

@@ -52,6 +52,9 @@ func (s *session) packagesForRules(in *change.Input, content *sys.FD) error {
 		paths = append(paths, in.Delta.Entries[i].Path)
 	}
 	old := rootfs.Volumes(s.rootVolumes()...)
+	if other := rootfs.Packages(old).Other(); other != "" {
+		in.New.Warnings = append(in.New.Warnings, fmt.Sprintf("the policy names packages, and the database of %s is not read: those rules apply to nothing", other))
+	}
 	in.Packages = map[string][]string{}
 	for _, view := range []rootfs.View{old, rootfs.Overlay(old, in.Delta, content)} {
 		owners, err := rootfs.Packages(view).Owners(paths...)

@@ -14,6 +14,45 @@ import (
 // dpkgInfo is where dpkg keeps each package's list of paths (dpkg(1), FILES).
 const dpkgInfo = "/var/lib/dpkg/info"
 
+// dpkgDiversions holds three lines for each path that dpkg-divert(1) moved: the
+// path, where the other packages' file of that name lies, and whose it stays.
+const dpkgDiversions = "/var/lib/dpkg/diversions"
+
+// otherDatabases are those of package managers that this program does not read.
+var otherDatabases = []struct{ path, name string }{
+	{"/var/lib/rpm", "rpm"}, {"/usr/lib/sysimage/rpm", "rpm"}, {"/var/lib/pacman/local", "pacman"}, {"/lib/apk/db/installed", "apk"},
+}
+
+// Other names the package manager of a tree without dpkg, "" where there is
+// none that is known: who owns a path there cannot be told.
+func (db *PackageDB) Other() string {
+	if _, err := db.t.Lstat(dpkgInfo); err == nil {
+		return ""
+	}
+	for _, o := range otherDatabases {
+		if _, err := db.t.Lstat(o.path); err == nil {
+			return o.name
+		}
+	}
+	return ""
+}
+
+// diverted reads the diversions: for the place that a file was moved to, the
+// path that packages list, and for each diverted path the one package that
+// keeps it (":" for none).
+func (db *PackageDB) diverted() (from, keeper map[string]string) {
+	from, keeper = map[string]string{}, map[string]string{}
+	b, err := db.t.ReadFile(dpkgDiversions)
+	if err != nil {
+		return from, keeper
+	}
+	list := strings.Split(strings.TrimSuffix(string(b), "\n"), "\n")
+	for i := 0; i+2 < len(list); i += 3 {
+		from[list[i+1]], keeper[list[i]] = list[i], list[i+2]
+	}
+	return from, keeper
+}
+
 // ucfRegistry names the package of each configuration file that ucf(1)
 // manages: those are in no package's list. Lines of a package and a path.
 const ucfRegistry = "/var/lib/ucf/registry"
@@ -52,7 +91,20 @@ func (db *PackageDB) Owners(paths ...string) (map[string][]string, error) {
 		}
 		return nil, fmt.Errorf("cannot read the package database: %w", err)
 	}
+	from, keeper := db.diverted()
+	moved := map[string]string{} // a listed path to the asked one that it was moved to
+	for p, want := range asked {
+		if listed, ok := from[p]; ok {
+			moved[listed] = want
+		}
+	}
 	own := func(p string, pkg string) {
+		if k, ok := keeper[p]; ok && k != pkg {
+			if want, ok := moved[p]; ok && !slices.Contains(out[want], pkg) {
+				out[want] = append(out[want], pkg)
+			}
+			return
+		}
 		if want, ok := asked[p]; ok && !slices.Contains(out[want], pkg) {
 			out[want] = append(out[want], pkg)
 		}
@@ -70,8 +122,8 @@ func (db *PackageDB) Owners(paths ...string) (map[string][]string, error) {
 		for len(b) > 0 {
 			line, rest, _ := bytes.Cut(b, []byte("\n"))
 			b = rest
-			if want, ok := asked[string(line)]; ok {
-				own(want, pkg)
+			if _, ok := asked[string(line)]; ok || moved[string(line)] != "" {
+				own(string(line), pkg)
 			}
 		}
 	}

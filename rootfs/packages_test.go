@@ -63,6 +63,32 @@ func TestConfigReaders(t *testing.T) {
 	}
 }
 
+func TestDiversions(t *testing.T) {
+	v := viewOf(t, files{
+		"lib":                         "-> usr/lib",
+		"var/lib/dpkg/info/dash.list": "/bin/dash\n/bin/sh\n", "var/lib/dpkg/info/bash.list": "/bin/bash\n/bin/sh\n/etc/local\n",
+		"var/lib/dpkg/diversions": "/bin/sh\n/bin/sh.distrib\ndash\n/etc/local\n/etc/local.dpkg\n:\n",
+	})
+	got, err := Packages(v).Owners("/bin/sh", "/bin/sh.distrib", "/etc/local", "/etc/local.dpkg", "/bin/bash")
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := map[string][]string{"/bin/sh": {"dash"}, "/bin/sh.distrib": {"bash"}, "/etc/local.dpkg": {"bash"}, "/bin/bash": {"bash"}}
+	if d := cmp.Diff(want, got); d != "" {
+		t.Error(d)
+	}
+}
+
+func TestOtherManager(t *testing.T) {
+	for name, f := range map[string]files{
+		"rpm": {"usr/lib/sysimage/rpm/rpmdb.sqlite": ""}, "apk": {"lib/apk/db/installed": ""}, "": {"var/lib/dpkg/info/a.list": "", "var/lib/rpm/x": ""},
+	} {
+		if got := Packages(viewOf(t, f)).Other(); got != name {
+			t.Errorf("Other() = %q; want %q", got, name)
+		}
+	}
+}
+
 func TestPackagesAbsent(t *testing.T) {
 	got, err := Packages(viewOf(t, files{"etc/x": ""})).Owners("/etc/x")
 	if err != nil || len(got) != 0 {

@@ -282,12 +282,19 @@ func (t *text) Status(list []change.Generation) {
 	if last.Snapshot != "" {
 		t.printf("  snapshot from before it: %s\n", clean(last.Snapshot))
 	}
-	for _, g := range list {
-		// The lower rungs are steps of the update itself.
-		if g.HostAction > change.ActionDaemonReexec {
+	// A later update takes over what an earlier one left: each is told once, with the first.
+	told := map[string]bool{}
+	host := change.ActionDaemonReexec // the lower rungs are steps of the update itself
+	for _, g := range slices.Backward(list) {
+		if g.HostAction > host {
+			host = g.HostAction
 			t.printf("%s %s, for %s\n", t.paint(yellow, "pending:"), g.HostAction, clean(g.ID))
 		}
 		for _, u := range g.Deferred {
+			if told[u] {
+				continue
+			}
+			told[u] = true
 			t.printf("%s %s still runs what was there before %s\n", t.paint(yellow, "deferred:"), clean(u), clean(g.ID))
 		}
 	}
