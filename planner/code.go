@@ -47,6 +47,7 @@ func (p *planning) code() {
 	hits := slices.Clone(p.facts.Hits)
 	slices.SortFunc(hits, compareHits)
 	sessions, leftovers := bystanders{}, bystanders{}
+	p.loaderCache()
 	for _, h := range hits {
 		switch {
 		case h.Kind != "namespace" && p.changed.same(h.Path):
@@ -66,6 +67,17 @@ func (p *planning) code() {
 	}
 	sessions.warn(p, "processes of a session keep what they have loaded until they end")
 	leftovers.warn(p, "processes of an earlier start keep what they have loaded until they end")
+}
+
+// loaderCache tells of a loader's configuration that comes without the cache
+// which the loader reads in its place.
+func (p *planning) loaderCache() {
+	if p.changed.byPath["/etc/ld.so.cache"] != nil {
+		return
+	}
+	for _, e := range append(p.changed.matching("/etc/ld.so.conf"), p.changed.matching("/etc/ld.so.conf.d/*.conf")...) {
+		p.warn("%s: the loader reads /etc/ld.so.cache, which the update does not bring: it takes effect when ldconfig has run", e.Path)
+	}
 }
 
 func compareHits(a, b change.Hit) int {
@@ -138,6 +150,17 @@ var unseen = map[string]bool{
 	"script": true, "module": true, "environment": true, "credential": true, "bind": true, "root": true,
 }
 
+// unread tells whether no process would show a use. A module of machine code
+// is mapped, and one that nobody has mapped is like any plugin.
+func unread(use change.Use) bool {
+	return unseen[use.Kind] && !(use.Kind == "module" && (strings.HasSuffix(use.Path, ".so") || strings.Contains(path.Base(use.Path), ".so.")))
+}
+
+// compiled tells whether a use is Python's cache of what it made of a source.
+func compiled(use change.Use) bool {
+	return use.Kind == "module" && strings.HasSuffix(use.Path, ".pyc") && path.Base(path.Dir(use.Path)) == "__pycache__"
+}
+
 // reach goes through what the trees say that services run and read.
 func (p *planning) reach() {
 	p.each(func(u *unit) {
@@ -166,7 +189,13 @@ func (p *planning) use(u *unit, def *change.Unit, use change.Use) {
 		p.spare(u.name, change.Reason{Kind: use.Kind, Path: use.Path, Detail: chain(def, use.Path)}, p.changed.whySame(use.Path))
 		return
 	}
-	if !p.static && !unseen[use.Kind] {
+	if compiled(use) {
+		// The interpreter compares it with its source, which has an entry of its
+		// own where it changes.
+		p.spare(u.name, change.Reason{Kind: use.Kind, Path: use.Path, Detail: chain(def, use.Path)}, "compiled from a source that stays, or that counts by itself")
+		return
+	}
+	if !p.static && !unread(use) {
 		// Where a process of it does, that decides.
 		p.spare(u.name, change.Reason{Kind: use.Kind, Path: use.Path, Detail: chain(def, use.Path)}, "none of its processes uses it")
 		return

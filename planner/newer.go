@@ -27,7 +27,7 @@ func Reads(tree *change.Tree, units map[string]*change.UnitState) []string {
 			return
 		}
 		for _, use := range u.definition().Uses {
-			if unseen[use.Kind] || use.Kind == "config" {
+			if unread(use) && !compiled(use) || use.Kind == "config" {
 				set[use.Path] = true
 			}
 		}

@@ -185,3 +185,6 @@ func (o *object) multiarch() string {
 	}
 	return ""
 }
+
+// libFolder is where the machine's C library lies.
+func (o *object) libFolder() string { return "lib/" + o.multiarch() }

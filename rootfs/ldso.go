@@ -42,8 +42,7 @@ func (r *reader) elf(real string) (*object, error) {
 // closure lists the libraries that ld.so loads for an object in this root,
 // breadth first as it does: each needed name once, searched in DT_RPATH (of
 // the object and what needs it, where there is no DT_RUNPATH), the given
-// LD_LIBRARY_PATH, DT_RUNPATH, the folders of ld.so.conf and the default ones
-// (ld.so(8)). preload are further names that the program loads first.
+// LD_LIBRARY_PATH, DT_RUNPATH, the cache and the default folders (ld.so(8)). preload are further names that the program loads first.
 func (r *reader) closure(real, libraryPath, preload string) []dep {
 	return r.closures.get(closureKey{real, libraryPath, preload}, func() []dep {
 		return r.load(real, libraryPath, preload)
@@ -147,9 +146,7 @@ func (r *reader) preload() string {
 	})
 }
 
-// find enters the library of a name; all variants for better processors
-// (glibc-hwcaps) are entered too, because the one that is loaded depends on
-// the machine.
+// find enters the library of a name.
 func (r *reader) find(name string, by *loadedObject, libraryPath string, enter func(string, *loadedObject) bool) bool {
 	if strings.Contains(name, "/") {
 		for _, p := range r.tokens(name, by) {
@@ -160,15 +157,83 @@ func (r *reader) find(name string, by *loadedObject, libraryPath string, enter f
 		return false
 	}
 	for _, dir := range r.searchPath(by, libraryPath) {
-		found := false
-		for _, variant := range r.hwcaps(dir) {
-			found = enter(join(variant, name), by) || found
-		}
-		if found = enter(join(dir, name), by) || found; found {
+		if r.inFolder(dir, name, by, enter) {
 			return true
 		}
 	}
+	if by.obj.noDef {
+		// The cache counts nevertheless, but for what it has below the default folders.
+		return r.fromCache(name, by, func(p string, by *loadedObject) bool {
+			return !r.inDefault(p, by.obj) && enter(p, by)
+		})
+	}
+	for _, dirs := range r.systemDirs(by.obj) {
+		if dirs == nil && r.fromCache(name, by, enter) {
+			return true
+		}
+		for _, dir := range dirs {
+			if r.isDir(dir) && r.inFolder(dir, name, by, enter) {
+				return true
+			}
+		}
+	}
 	return false
+}
+
+// inFolder enters a library of one folder, or its variant for a better
+// processor; all variants where the processor is not known.
+func (r *reader) inFolder(dir, name string, by *loadedObject, enter func(string, *loadedObject) bool) bool {
+	found := false
+	variants, first := r.usable(dir)
+	for _, variant := range variants {
+		if enter(join(variant, name), by) {
+			if found = true; first {
+				return true
+			}
+		}
+	}
+	return enter(join(dir, name), by) || found
+}
+
+// systemDirs are the folders behind an object's own, in their order; nil
+// stands for the cache. glibc's ld.so knows its cache and its built-in folders
+// only. Where there is no cache, ld.so.conf tells what one would lead to;
+// where there is one, it tells where a library may still turn up.
+func (r *reader) systemDirs(o *object) [][]string {
+	if dirs := r.muslDirs(o); dirs != nil {
+		return [][]string{dirs}
+	}
+	if r.cached() == nil {
+		return [][]string{r.confDirs(), r.defaultDirs(o)}
+	}
+	return [][]string{nil, r.defaultDirs(o), r.confDirs()}
+}
+
+// muslDirs are the folders of musl's loader, nil where that is not the root's:
+// /etc/ld-musl-ARCH.path has them, separated by colons or line ends.
+func (r *reader) muslDirs(o *object) []string {
+	return r.musl.get(platform(o), func() []string {
+		arch := platform(o)
+		loader := "/lib/ld-musl-" + arch + ".so.1"
+		if arch == "i386" {
+			if _, err := r.t.Lstat(loader); err != nil {
+				loader = "/lib/ld-musl-i686.so.1"
+			}
+		}
+		if _, err := r.t.Lstat(loader); err != nil || len(r.cached()) > 0 {
+			return nil
+		}
+		if _, err := r.t.Lstat("/" + o.libFolder() + "/" + "libc.so.6"); err == nil {
+			return nil // both are there, and musl is the guest
+		}
+		file := "/etc/ld-musl-" + strings.TrimSuffix(strings.TrimPrefix(loader, "/lib/ld-musl-"), ".so.1") + ".path"
+		b, err := r.t.ReadFile(file)
+		if err != nil {
+			r.warn.absent(err, "read", r.prefix+file)
+			return []string{"/lib", "/usr/local/lib", "/usr/lib"}
+		}
+		return strings.FieldsFunc(string(b), func(c rune) bool { return c == ':' || c == '\n' })
+	})
 }
 
 func (r *reader) searchPath(by *loadedObject, libraryPath string) []string {
@@ -191,10 +256,6 @@ func (r *reader) searchPath(by *loadedObject, libraryPath string) []string {
 	}
 	add(strings.FieldsFunc(libraryPath, func(c rune) bool { return c == ':' || c == ';' }), by)
 	add(by.obj.runpath, by)
-	if !by.obj.noDef {
-		dirs = append(dirs, r.confDirs()...)
-		dirs = append(dirs, r.defaultDirs(by.obj)...)
-	}
 	return slices.DeleteFunc(dirs, func(d string) bool { return !r.isDir(d) })
 }
 
@@ -233,6 +294,10 @@ func (r *reader) isDir(p string) bool {
 func (r *reader) defaultDirs(o *object) []string {
 	ma := o.multiarch()
 	return []string{"/lib/" + ma, "/usr/lib/" + ma, "/lib64", "/usr/lib64", "/lib", "/usr/lib"}
+}
+
+func (r *reader) inDefault(p string, o *object) bool {
+	return slices.ContainsFunc(r.defaultDirs(o), func(dir string) bool { return strings.HasPrefix(p, dir+"/") })
 }
 
 // hwcaps lists the folders of a library folder's variants.

@@ -10,6 +10,7 @@ import (
 	"sync"
 
 	"github.com/liveupd/liveupd/change"
+	"github.com/liveupd/liveupd/internal/sys"
 )
 
 // LoadOptions says how much of a tree is read.
@@ -72,6 +73,9 @@ func Load(ctx context.Context, v View, o LoadOptions) (*change.Tree, error) {
 		}
 	}
 	r := newReader(t, warn)
+	if o.Run {
+		r.levels = sys.CPULevels()
+	}
 	err := parallel(ctx, slices.Sorted(maps.Keys(chosen)), func(name string) {
 		if u := out.Units[name]; strings.HasSuffix(name, ".service") && !u.Masked {
 			u.Uses = r.service(u)

@@ -32,11 +32,23 @@ type reader struct {
 	names    memo[string, pyDir]
 	roots    memo[string, *reader]
 
+	// overlay is the tree of an update, nil for one that lies on disk.
+	overlay *overlay
+	// levels are the glibc-hwcaps that the processor can run, best first; nil
+	// where it is not known which machine will run the tree.
+	levels []string
+	caches memo[string, map[string][]cacheEntry]
+	musl   memo[string, []string]
+
 	perls       memo[string, *perlInstall]
 	perlSources memo[string, perlSource]
 }
 
-func newReader(t *tree, warn *warnings) *reader { return &reader{t: t, warn: warn} }
+func newReader(t *tree, warn *warnings) *reader {
+	r := &reader{t: t, warn: warn}
+	r.overlay, _ = t.layer.(*overlay)
+	return r
+}
 
 // rooted is the reader of a folder as a root of its own.
 func (r *reader) rooted(dir string) *reader {
@@ -44,7 +56,7 @@ func (r *reader) rooted(dir string) *reader {
 		return r
 	}
 	return r.roots.get(dir, func() *reader {
-		return &reader{t: &tree{layer: below{r.t, dir}}, prefix: r.prefix + dir, warn: r.warn}
+		return &reader{t: &tree{layer: below{r.t, dir}}, prefix: r.prefix + dir, warn: r.warn, overlay: r.overlay, levels: r.levels}
 	})
 }
 
