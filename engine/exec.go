@@ -144,7 +144,11 @@ func notCommitted(ctx context.Context, shown string, err error) error {
 		if ctx.Err() != nil {
 			return change.WithHint(fmt.Errorf("interrupted while %s ran: %w", shown, ErrNothingCommitted), "run the same command again")
 		}
-		return change.WithHint(fmt.Errorf("cannot wait for %s: %w; %w", shown, stopped, ErrNothingCommitted), "give it more time with --limit")
+		hint := "give it more time with --limit"
+		if errors.Is(err, errFull) {
+			hint = "free some room on the root's file system"
+		}
+		return change.WithHint(fmt.Errorf("cannot wait for %s: %w; %w", shown, stopped, ErrNothingCommitted), hint)
 	}
 	if errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("%w; %w", err, ErrNothingCommitted)

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/liveupd/liveupd/change"
 	"github.com/liveupd/liveupd/diff"
@@ -205,11 +206,49 @@ func (w *work) runIn(ctx context.Context, spec sandbox.Spec, o sandbox.Options) 
 	if spec.Pids == 0 {
 		spec.Pids = sandboxPids
 	}
+	ctx, stop := w.watchSpace(ctx)
+	defer stop()
 	res, err := sandbox.Run(ctx, spec, o)
 	if res != nil {
 		w.s.warnings = append(w.s.warnings, res.Notes...)
 	}
 	return res, err
+}
+
+// errFull ends a sandbox that would fill the disk under the running system.
+var errFull = errors.New("there is not enough room for what it writes")
+
+// A sandbox leaves this much room to the running system, looked at so often.
+const (
+	sandboxLeaves = 192 << 20
+	spaceEvery    = 50 * time.Millisecond
+)
+
+// watchSpace ends the context when the file system that the sandbox writes to is
+// nearly full. One that was nearly full before keeps half of what it had.
+func (w *work) watchSpace(ctx context.Context) (context.Context, func()) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	first, err := sys.Statfs(w.home)
+	if err != nil {
+		return ctx, func() { cancel(nil) }
+	}
+	floor := min(sandboxLeaves, first.Available/2)
+	go func() {
+		tick := time.NewTicker(spaceEvery)
+		defer tick.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-tick.C:
+			}
+			if now, err := sys.Statfs(w.home); err == nil && now.Available < floor {
+				cancel(fmt.Errorf("%w: %d MB are left on its file system", errFull, now.Available>>20))
+				return
+			}
+		}
+	}()
+	return ctx, func() { cancel(nil) }
 }
 
 // sandboxPids bounds the processes of a sandbox: a build uses hundreds, a fork bomb

@@ -417,6 +417,8 @@ func WorkerInside() error {
 	if err := nsmount.Isolate(); err != nil {
 		return err
 	}
+	// It was started as /proc/self/exe: whoever meets our locks names this process.
+	_ = os.WriteFile("/proc/self/comm", []byte("liveupd"), 0)
 	in := bufio.NewReader(os.Stdin)
 	line, err := in.ReadBytes('\n')
 	if err != nil {
