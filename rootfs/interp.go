@@ -1,6 +1,7 @@
 package rootfs
 
 import (
+	"maps"
 	"path"
 	"strings"
 
@@ -9,7 +10,9 @@ import (
 
 // wrappers run the program that their arguments name.
 var wrappers = wordSet(`nice ionice chrt taskset stdbuf timeout flock setpriv setsid nohup dumb-init tini catatonit
-systemd-cat unshare start-stop-daemon runuser chpst numactl prlimit choom setarch systemd-inhibit`)
+systemd-cat unshare start-stop-daemon runuser chpst numactl prlimit choom setarch linux64 linux32 systemd-inhibit
+sudo gosu su-exec setuidgid envuidgid envdir softlimit s6-setuidgid s6-envdir cgexec catchsegv xvfb-run dbus-run-session
+time strace unbuffer stdbuf authbind schedtool cpulimit daemonize fakeroot faketime eatmydata jemalloc.sh busybox`)
 
 // arguments follows what an interpreter or a wrapper is given to run. invoked
 // is the path that it was called by, real where its content is.
@@ -155,7 +158,7 @@ func (c *collector) shell(real string, args []string) {
 		case strings.HasPrefix(a, "-") && len(a) > 1 || strings.HasPrefix(a, "+") && len(a) > 1:
 			if !strings.HasPrefix(a, "+") && strings.Contains(a, "c") {
 				if i+1 < len(args) {
-					c.shellText(args[i+1], real, true)
+					c.shellText(args[i+1], real, maps.Clone(c.env), true, true)
 				}
 				return
 			}
@@ -166,9 +169,17 @@ func (c *collector) shell(real string, args []string) {
 	}
 }
 
-// shellScript reports a script, what it sources, and what it becomes (exec).
-// Commands that it runs in passing are not what its process runs.
+// shellScript reports a script, what it sources, what it becomes (exec), and
+// the program that it ends with, for which it waits. Commands that it runs in
+// passing are not what its process runs.
 func (c *collector) shellScript(p, via string) {
+	vars := maps.Clone(c.env)
+	vars["0"] = p
+	c.sourced(p, via, vars, true)
+}
+
+// sourced reads a script, or a part of one that is sourced.
+func (c *collector) sourced(p, via string, vars map[string]string, last bool) {
 	real := c.follow(p, "script", via)
 	if real == "" {
 		return
@@ -178,33 +189,65 @@ func (c *collector) shellScript(p, via string) {
 		c.in.warn.absent(err, "read script", c.in.prefix+real)
 		return
 	}
-	zero, had := c.env["0"]
-	c.env["0"] = p
-	c.shellText(string(b), real, false)
-	delete(c.env, "0")
-	if had {
-		c.env["0"] = zero
-	}
+	outer := vars["BASH_SOURCE"]
+	vars["BASH_SOURCE"] = p
+	c.shellText(string(b), real, vars, false, last)
+	vars["BASH_SOURCE"] = outer
 }
 
-func (c *collector) shellText(text, via string, direct bool) {
+// passing are words that a script may end with and that run nothing.
+var passing = wordSet("fi done esac } exit wait true : break return ;;")
+
+func (c *collector) shellText(text, via string, vars map[string]string, direct, last bool) {
 	if c.depth++; c.depth > maxDepth {
 		c.depth--
 		return
 	}
 	defer func() { c.depth-- }()
-	for _, cmd := range shellCommands(text, c.env) {
+	var end simpleCommand
+	shellRun(text, vars, func(cmd simpleCommand) {
 		name, args := cmd.words[0], cmd.words[1:]
+		if !passing[name] {
+			end = cmd
+		}
 		switch {
 		case strings.Contains(name, "$"):
 		case (name == "." || name == "source") && len(args) > 0:
-			p := args[0]
-			if !strings.HasPrefix(p, "/") || strings.Contains(p, "$") || c.seen[[2]string{c.in.prefix + p, "script"}] {
-				continue
-			}
-			c.shellScript(path.Clean(p), via)
+			c.source(args[0], via, vars)
 		case cmd.exec, direct && strings.HasPrefix(name, "/"):
-			c.program(name, args, "exec", via)
+			c.withEnv(vars, func() { c.program(name, args, "exec", via) })
+		}
+	})
+	if len(end.words) > 0 && last && !end.exec && !strings.Contains(end.words[0], "$") {
+		if p := c.lookPath(end.words[0]); p != "" {
+			c.withEnv(vars, func() { c.program(p, end.words[1:], "exec", via) })
+		}
+	}
+}
+
+// source follows what a script sources: a path, a name in the search path, or
+// the values of a loop.
+func (c *collector) source(name, via string, vars map[string]string) {
+	if strings.Contains(name, "$") {
+		return
+	}
+	for pattern := range strings.SplitSeq(name, loopMark) {
+		if pattern == "" {
+			continue
+		}
+		p := c.absolute(pattern)
+		if !strings.Contains(pattern, "/") && !strings.ContainsAny(pattern, "*?[") {
+			for _, dir := range searchDirs {
+				if n, err := c.in.t.stat2(join(dir, pattern)); err == nil && n.Type == change.Regular {
+					p = join(dir, pattern)
+					break
+				}
+			}
+		}
+		for _, p := range glob(c.in.t, p) {
+			if !c.seen[[2]string{c.in.prefix + p, "script"}] {
+				c.sourced(p, via, vars, false)
+			}
 		}
 	}
 }

@@ -2,6 +2,8 @@ package rootfs
 
 import (
 	"maps"
+	"path"
+	"slices"
 	"strings"
 )
 
@@ -21,10 +23,16 @@ func shellCommands(src string, vars map[string]string) []simpleCommand {
 	known := make(map[string]string, len(vars))
 	maps.Copy(known, vars)
 	var out []simpleCommand
+	shellRun(src, known, func(c simpleCommand) { out = append(out, c) })
+	return out
+}
+
+// shellRun does so one by one, and puts what the text sets into known.
+func shellRun(src string, known map[string]string, emit func(simpleCommand)) {
 	var words []string
 	flush := func() {
 		if c, ok := simple(words, known); ok {
-			out = append(out, c)
+			emit(c)
 		}
 		words = nil
 	}
@@ -71,7 +79,6 @@ func shellCommands(src string, vars map[string]string) []simpleCommand {
 		}
 	}
 	flush()
-	return out
 }
 
 func skipHeredoc(src string, i int, end string) int {
@@ -155,10 +162,13 @@ func shellVariable(s string, vars map[string]string) (string, int) {
 		if end < 0 {
 			return s, len(s)
 		}
-		if v, ok := vars[s[2:end]]; ok {
+		if v, ok := parameter(s[2:end], vars); ok {
 			return v, end + 1
 		}
 		return s[:end+1], end + 1
+	}
+	if v, n, ok := folderIdiom(s, vars); ok {
+		return v, n
 	}
 	if strings.HasPrefix(s, "$(") {
 		// The commands inside are found by the caller, which goes on after "$(".
@@ -192,7 +202,10 @@ func simple(words []string, vars map[string]string) (simpleCommand, bool) {
 					i++
 				}
 			}
-		case w == "export" || w == "readonly" || w == "local":
+		case w == "export" || w == "readonly" || w == "local" || w == "declare" || w == "typeset":
+		case w == "for" && i+3 < len(words) && words[i+2] == "in" && nameLen(words[i+1]) == len(words[i+1]):
+			vars[words[i+1]] = strings.Join(words[i+3:], loopMark) + loopMark
+			return c, false
 		case isSet && name != "" && nameLen(name) == len(name):
 			if !strings.Contains(val, "$") {
 				vars[name] = val
@@ -203,4 +216,98 @@ func simple(words []string, vars map[string]string) (simpleCommand, bool) {
 		}
 	}
 	return c, false
+}
+
+// loopMark stands between the values that a variable takes in a loop.
+const loopMark = "\x00"
+
+// parameter expands the text between ${ and }: a name, or one with a default or
+// with its last part cut off.
+func parameter(text string, vars map[string]string) (string, bool) {
+	text = strings.TrimSuffix(text, "[0]")
+	if v, ok := vars[text]; ok {
+		return v, true
+	}
+	n := nameLen(text)
+	if strings.HasPrefix(text, "0") {
+		n = 1
+	}
+	name, op := text[:n], strings.TrimPrefix(text[n:], "[0]")
+	v, ok := vars[name]
+	switch {
+	case op == "%/*" && ok && strings.Contains(v, "/"):
+		return v[:strings.LastIndexByte(v, '/')], true
+	case strings.HasPrefix(op, ":-"), strings.HasPrefix(op, ":="), strings.HasPrefix(op, "-"), strings.HasPrefix(op, "="):
+		if ok && v != "" {
+			return v, true
+		}
+		word, _ := shellWord(strings.TrimLeft(op, ":-="), vars)
+		if strings.HasPrefix(op, ":=") || strings.HasPrefix(op, "=") {
+			vars[name] = word
+		}
+		return word, n > 0 && !strings.Contains(word, "$")
+	}
+	return v, ok && op == ""
+}
+
+// folderIdiom evaluates the command substitutions by which a script finds the
+// folder that it lies in: dirname, readlink, realpath and cd with pwd.
+func folderIdiom(s string, vars map[string]string) (value string, n int, ok bool) {
+	if !strings.HasPrefix(s, "$(") || strings.HasPrefix(s, "$((") {
+		return "", 0, false
+	}
+	depth := 0
+	for i := 1; i < len(s) && i < 400; i++ {
+		switch s[i] {
+		case '(':
+			depth++
+		case ')':
+			depth--
+		}
+		if depth == 0 {
+			value, ok = folderCommand(s[2:i], vars)
+			return value, i + 1, ok
+		}
+	}
+	return "", 0, false
+}
+
+func folderCommand(text string, vars map[string]string) (string, bool) {
+	var words []string
+	for text = strings.TrimLeft(text, " \t\n"); text != ""; text = strings.TrimLeft(text, " \t\n") {
+		if strings.IndexByte(";&|<>", text[0]) >= 0 {
+			words = append(words, text[:1])
+			text = text[1:]
+			continue
+		}
+		w, n := shellWord(text, vars)
+		if n == 0 {
+			return "", false
+		}
+		words, text = append(words, w), text[n:]
+	}
+	if len(words) < 2 {
+		return "", false
+	}
+	operand := ""
+	for _, w := range words[1:] {
+		if w == "&" || w == ";" || w == ">" {
+			break
+		}
+		if !strings.HasPrefix(w, "-") || operand != "" {
+			operand = w
+		}
+	}
+	if operand == "" || strings.Contains(operand, "$") {
+		return "", false
+	}
+	switch words[0] {
+	case "dirname":
+		return path.Dir(operand), true
+	case "readlink", "realpath":
+		return operand, true
+	case "cd":
+		return path.Clean(operand), words[len(words)-1] == "pwd" || slices.Contains(words, "pwd")
+	}
+	return "", false
 }
