@@ -34,8 +34,8 @@ func (p *planning) fstab(old, new *change.HostConfig) {
 		case u == nil:
 		case was.What != e.What || was.Type != e.Type && !(was.Type == "auto" || e.Type == "auto"):
 			r.Detail = fmt.Sprintf("%s: %s in place of %s", e.Where, e.What, was.What)
-			if essentialMount(name) {
-				r.Detail += "; the system stands on this mount"
+			if why := p.heldMount(u); why != "" {
+				r.Detail += "; " + why
 				p.postpone(name, r)
 				continue
 			}

@@ -62,8 +62,11 @@ func (p *planning) unitFile(u *unit) {
 		rung = change.ActionReload
 	case worst == directive.Swap:
 		why = "switching it off would bring all its pages back into memory"
-	case u.kind() == "mount" && essentialMount(u.name):
-		why = "the system stands on this mount"
+	case u.kind() == "mount":
+		why = p.heldMount(u)
+	}
+	if worst == directive.Remount && u.name == "-.mount" && readOnlyMount(u.old) != readOnlyMount(u.new) {
+		why = "the next boot mounts it so"
 	}
 	for _, file := range slices.Sorted(maps.Keys(byFile)) {
 		r := change.Reason{Kind: "unit-file", Path: file, Detail: join("; ", strings.Join(byFile[file], "; "), why)}
@@ -116,8 +119,7 @@ func (p *planning) vanish(u *unit, r change.Reason) {
 	switch u.kind() {
 	case "service", "socket", "timer", "path", "automount":
 	case "mount":
-		if essentialMount(u.name) {
-			r.Detail = "the system stands on this mount"
+		if r.Detail = p.heldMount(u); r.Detail != "" {
 			p.postpone(u.name, r)
 			return
 		}
@@ -131,15 +133,6 @@ func (p *planning) vanish(u *unit, r change.Reason) {
 	v := p.verdict(u.name)
 	v.stop = true
 	v.reasons = append(v.reasons, r)
-}
-
-// essentialMount names mounts that are never taken away under a running system.
-func essentialMount(name string) bool {
-	switch name {
-	case "-.mount", "usr.mount", "etc.mount", "var.mount", "home.mount", "boot.mount", "run.mount", "nix.mount", "nix-store.mount":
-		return true
-	}
-	return false
 }
 
 // triggeredBy are the running services that a socket hands its connections
@@ -195,6 +188,9 @@ func (p *planning) daemonReload() {
 		}
 		short, _ := strings.CutPrefix(e.Path, "/usr")
 		if !files[e.Path] && !files[short] && !underUnitDir(e.Path) && !slices.Contains(unitTables, e.Path) {
+			continue
+		}
+		if len(notes[e.Path])+len(notes[short]) == 0 && p.shadowed(e.Path) {
 			continue
 		}
 		detail := strings.Join(append(notes[e.Path], notes[short]...), ", ")

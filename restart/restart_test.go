@@ -264,7 +264,7 @@ func TestRun(t *testing.T) {
 			steps: steps("restart s.socket", "restart z.service"),
 			log: []string{
 				"jobs StopUnit s.socket, StopUnit s.service",
-				"jobs StartUnit s.socket, TryRestartUnit z.service, StartUnit s.service, StartUnit web.service",
+				"jobs TryRestartUnit z.service, StartUnit s.socket, StartUnit s.service, StartUnit web.service",
 			},
 			want: []string{"restart s.socket: done", "restart z.service: done"},
 		},

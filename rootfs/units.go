@@ -264,7 +264,9 @@ func (s *unitSet) load(name string) *change.Unit {
 	}
 	for _, p := range s.dropIns(u) {
 		u.DropIns = append(u.DropIns, p)
-		all = append(all, s.parse(p)...)
+		if !s.isNull(p) {
+			all = append(all, s.parse(p)...)
+		}
 	}
 	linked := slices.Concat(s.linked(u, ".wants", "Wants"), s.linked(u, ".requires", "Requires"), s.linked(u, ".upholds", "Upholds"))
 	if !ok && len(all) == 0 && len(linked) == 0 {
@@ -355,7 +357,8 @@ func extraNames(name string) []string {
 }
 
 // dropIns lists a unit's drop-ins in the order of effect: sorted by file name
-// over all folders, of equal names the one in the preferred folder.
+// over all folders, of equal names the one in the preferred folder. One that
+// masks others is among them, as the manager has it.
 func (s *unitSet) dropIns(u *change.Unit) []string {
 	chosen := map[string]string{}
 	for _, dir := range s.extraDirs(u, ".d") {
@@ -371,6 +374,7 @@ func (s *unitSet) dropIns(u *change.Unit) []string {
 	var names []string
 	for name, p := range chosen {
 		if s.isNull(p) {
+			names = append(names, name)
 			continue
 		}
 		if node, err := s.t.stat2(p); err != nil || node.Type != change.Regular {

@@ -111,6 +111,7 @@ func TestDropIns(t *testing.T) {
 		"/usr/local/lib/systemd/system/foo-bar.service.d/20-local.conf",
 		"/usr/lib/systemd/system/foo-.service.d/30-prefix.conf",
 		"/etc/systemd/system/foo-bar.service.d/50-b.conf",
+		"/etc/systemd/system/foo-bar.service.d/60-m.conf", // masks another
 		"/etc/systemd/system/alias.service.d/70-alias.conf",
 	}
 	if d := cmp.Diff(want, u.DropIns); d != "" {
