@@ -1,9 +1,11 @@
 package sys
 
 import (
+	"errors"
 	"os"
 	"runtime"
 	"strconv"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -79,13 +81,30 @@ const (
 // name is relative ("usr/lib/x", "." for dir itself) and cannot leave dir when resolve says so.
 func OpenAt(dir *FD, name string, flags int, resolve uint64) (*FD, error) {
 	var n int
-	err := retry("openat2", name, func() (err error) {
-		n, err = unix.Openat2(dir.n, name, &unix.OpenHow{Flags: uint64(flags | unix.O_CLOEXEC), Resolve: resolve})
-		return err
+	err := patiently(func() error {
+		return retry("openat2", name, func() (err error) {
+			n, err = unix.Openat2(dir.n, name, &unix.OpenHow{Flags: uint64(flags | unix.O_CLOEXEC), Resolve: resolve})
+			return err
+		})
 	})
 	runtime.KeepAlive(dir)
 	if err != nil {
 		return nil, err
 	}
 	return NewFD(n, name), nil
+}
+
+// leaseTime is longer than the kernel lets anyone keep a lease that another asks for:
+// /proc/sys/fs/lease-break-time has 45 seconds.
+const leaseTime = time.Minute
+
+// patiently repeats an open that is refused for now: a client of this machine's NFS or
+// SMB server holds a lease on the file, and has been asked for it (we open with
+// O_NONBLOCK, for what is a FIFO by now), or a rename was in the way of openat2(2).
+func patiently(open func() error) error {
+	for began := time.Now(); ; time.Sleep(5 * time.Millisecond) {
+		if err := open(); !errors.Is(err, unix.EAGAIN) || time.Since(began) > leaseTime {
+			return err
+		}
+	}
 }
