@@ -117,6 +117,7 @@ func (m *mover) folderTimes(dirs journal.Mark, side func(*journal.Op) *journal.O
 
 // undo takes a commit back after cause.
 func (t *Tx) undo(m *mover, cause error) error {
+	cause = t.nameFull(cause)
 	if err := t.setState(journal.RollingBack); err != nil {
 		// The disk says committing: what follows is not recorded, and the next
 		// recovery makes the new tree. Both are whole.

@@ -57,10 +57,11 @@ func (m *mover) spot(op *journal.Op) (spot, error) {
 	return s, nil
 }
 
-// rename moves names; a full file system gets its ballast and one more try.
+// rename moves names; a file system that is full, or whose quota is used up, gets
+// its ballast and one more try.
 func (m *mover) rename(op *journal.Op, from *sys.FD, fromName string, to *sys.FD, toName string, flags uint) error {
 	err := m.t.s.k.Rename(from, fromName, to, toName, flags)
-	if isErrno(err, syscall.ENOSPC) && m.t.dropBallast(op.Volume) {
+	if m.t.makeRoom(op.Volume, err) {
 		err = m.t.s.k.Rename(from, fromName, to, toName, flags)
 	}
 	if isErrno(err, syscall.EBUSY) {
@@ -268,7 +269,7 @@ func (m *mover) setInPlace(op *journal.Op, s spot, want, other *journal.Object, 
 	}
 	err = m.set(op, f, s, found, want, other, edited)
 	// An attribute may need a block.
-	if isErrno(err, syscall.ENOSPC) && m.t.dropBallast(op.Volume) {
+	if m.t.makeRoom(op.Volume, err) {
 		err = m.set(op, f, s, found, want, other, edited)
 	}
 	return named("change", op, err)

@@ -412,7 +412,11 @@ func (s *Store) Collect(keep int) (freed []string, err error) {
 		if err != nil {
 			return freed, err
 		}
-		if err := s.remember(g); err != nil {
+		err = s.remember(g)
+		if s.makeRoomOf(s.vols[0], id, err) {
+			err = s.remember(g)
+		}
+		if err != nil {
 			return freed, err
 		}
 		if err := s.remove(id); err != nil {

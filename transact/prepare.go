@@ -181,7 +181,7 @@ func (p *preparer) dirTimes() error {
 			return driftError(d.path, "it is not what it was")
 		}
 		fresh := *old
-		fresh.Mtime = now
+		fresh.Mtime = floor(now, p.t.vols[d.vol].tick)
 		p.ops = append(p.ops, journal.Op{
 			Kind: journal.DirTimes, Class: journal.ClassDirTimes, Volume: d.vol, Path: d.path, Old: old, New: &fresh,
 		})

@@ -12,26 +12,6 @@ import (
 	"github.com/liveupd/liveupd/internal/sys"
 )
 
-// probe tries the exchange instead of trusting a file system's name: NFS, 9p and
-// old ZFS have none. The two empty folders are alike: the exchange is not seen
-// afterwards.
-func (t *Tx) probe(vol int) error {
-	tv := &t.vols[vol]
-	err := t.s.k.Rename(tv.dir, delName, tv.dir, workName, sys.RenameExchange)
-	if isErrno(err, syscall.EINVAL) || isErrno(err, syscall.ENOSYS) || isErrno(err, syscall.EOPNOTSUPP) {
-		err = fmt.Errorf("cannot stage on %s: %w: %w", tv.mount,
-			&sys.UnsupportedError{Feature: "exchanging two names", Needs: "a file system with RENAME_EXCHANGE: ext4, xfs, btrfs, tmpfs, f2fs, ZFS from 2.2"}, err)
-		return change.WithHint(err, "leave what lies on "+tv.mount+" out of the update, or move it to a file system that has it")
-	}
-	if err != nil {
-		return fmt.Errorf("cannot stage on %s: %w", tv.mount, err)
-	}
-	if tv.overlay, err = sys.OnOverlay(tv.dir); err != nil {
-		return fmt.Errorf("cannot stage on %s: %w", tv.mount, err)
-	}
-	return nil
-}
-
 // probeFolders finds the folders that an overlay will not move: those that come
 // from a lower layer, where it is mounted without redirect_dir=on, as containers'
 // roots are. The commit would meet EXDEV in its middle. Nothing moves here: the

@@ -20,9 +20,59 @@ const (
 	nearlyFullInodes = 16
 )
 
+// plenty is so much that lack of space must be for another reason.
+const plenty = 64 << 20
+
 // spare is what stays of the ballast with a kept generation: on a disk that is full by
 // then a rollback still has room for its state and for folders that grow.
-const spare = 256 << 10
+// Less than a mebibyte would do on a full disk; a quota of btrfs counts a rename with
+// all the tree blocks that it could come to write.
+const spare = 1 << 20
+
+// noRoom tells whether err is for lack of space, be it the disk's or a quota's.
+func noRoom(err error) bool { return isErrno(err, syscall.ENOSPC) || isErrno(err, syscall.EDQUOT) }
+
+// makeRoom gives a volume's ballast back where err is for lack of room; false where it
+// is not, or where there is no ballast: then a second try is of no use.
+func (t *Tx) makeRoom(vol int, err error) bool {
+	tv := &t.vols[vol]
+	return tv.dir != nil && t.s.makeRoom(tv.vol, tv.dir, err)
+}
+
+func (s *Store) makeRoom(v *volume, dir *sys.FD, err error) bool {
+	if !noRoom(err) || s.k.Unlink(dir, ballast) != nil {
+		return false
+	}
+	if isErrno(err, syscall.EDQUOT) {
+		// btrfs takes what was freed off a quota when its own transaction ends, and not
+		// before. The next try tells whether this helped.
+		_ = s.k.Syncfs(v.sync)
+	}
+	return true
+}
+
+// makeRoomOf is makeRoom for a transaction that is about to go.
+func (s *Store) makeRoomOf(v *volume, id string, err error) bool {
+	if !noRoom(err) {
+		return false
+	}
+	dir, oerr := sys.OpenAt(v.tx, id, sys.OpenRead|sys.OpenDir|sys.OpenNoLink, resolve)
+	if oerr != nil {
+		return false
+	}
+	defer dir.Close()
+	if s.makeRoom(v, dir, err) {
+		return true
+	}
+	// Removing takes no room, but giving another name does. What was never committed,
+	// or is taken back, may lose what was staged for it first.
+	st, serr := s.status(id)
+	if serr != nil || st.State != journal.Staging && st.State != journal.RolledBack || s.k.RemoveAll(dir, upName) != nil {
+		return false
+	}
+	_ = s.k.Syncfs(v.sync) // as above
+	return true
+}
 
 func (t *Tx) keepSpare(dir *sys.FD) error {
 	n, err := sys.Lstat(dir, ballast)
@@ -82,14 +132,20 @@ func (t *Tx) nameFull(err error) error {
 		if serr != nil || !quota && !few && space.Available >= nearlyFullBytes && len(t.vols) > 1 {
 			continue
 		}
-		what := "is full"
+		named := func(what string) error { return fmt.Errorf("%s %s: %w", tv.vol.describe(), what, err) }
+		raise := "raise the quota, or free what counts against it, on " + tv.mount
 		switch {
 		case quota:
-			what = "gives no more for its quota"
+			return t.s.withHeld(tv.vol, raise, named("gives no more for its quota"))
 		case few:
-			what = "has no inodes left"
+			err = named("has no inodes left")
+		case space.Available >= plenty:
+			// xfs says so of a project's quota, btrfs of its metadata.
+			return t.s.withHeld(tv.vol, raise, named(fmt.Sprintf("gives no more, although %s are free, for a project's quota or a limit of its own", mebibytes(space.Available))))
+		default:
+			err = named("is full")
 		}
-		return t.s.full(tv.vol, 0, fmt.Errorf("%s %s: %w", tv.vol.describe(), what, err))
+		return t.s.full(tv.vol, 0, err)
 	}
 	return err
 }
@@ -101,6 +157,11 @@ func (s *Store) full(v *volume, missing int64, err error) error {
 	if missing > 0 {
 		hint = fmt.Sprintf("free %s on %s", mebibytes(missing), v.Mount)
 	}
+	return s.withHeld(v, hint, err)
+}
+
+// withHeld adds to a hint what liveupd itself holds on a volume.
+func (s *Store) withHeld(v *volume, hint string, err error) error {
 	old, kept, uerr := s.held(v)
 	if uerr != nil {
 		return errors.Join(change.WithHint(err, hint), uerr)

@@ -43,9 +43,10 @@ func (t *Tx) Stage(ctx context.Context, d *change.Delta, src *sys.FD, progress f
 		if err := t.makeDir(i); err != nil {
 			return err
 		}
-		if err := t.probe(i); err != nil {
+		if err := t.probe(st, i); err != nil {
 			return err
 		}
+		t.roundTimes(st, i)
 		if err := t.probeFolders(st, i); err != nil {
 			return err
 		}

@@ -8,7 +8,6 @@ import (
 	"io/fs"
 	"os"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/liveupd/liveupd/change"
@@ -55,6 +54,8 @@ type txVolume struct {
 	dir   *sys.FD // tx/ID there; nil where the transaction has none
 	// overlay: the file system is one, as a container's root; set by probe.
 	overlay bool
+	// tick is the step in which it counts modification times, in nanoseconds; set by probe.
+	tick int64
 }
 
 // idTime sorts as text. Microseconds: two transactions of one second keep their order.
@@ -228,26 +229,21 @@ func (t *Tx) SetPending(host change.Action, deferred []string) error {
 
 func (t *Tx) writeStatus(st journal.Status) error {
 	err := journal.WriteStatus(t.s.k, t.vols[0].dir, st)
-	if isErrno(err, syscall.ENOSPC) && t.dropBallast(0) {
+	if t.makeRoom(0, err) {
 		err = journal.WriteStatus(t.s.k, t.vols[0].dir, st)
 	}
 	if err != nil {
-		return fmt.Errorf("transaction %s: %w", t.ID(), err)
+		return t.nameFull(fmt.Errorf("transaction %s: %w", t.ID(), err))
 	}
 	t.status = st
 	return nil
-}
-
-// dropBallast gives a volume's reserve back; false where there was none.
-func (t *Tx) dropBallast(vol int) bool {
-	return t.vols[vol].dir != nil && t.s.k.Unlink(t.vols[vol].dir, ballast) == nil
 }
 
 // RecordStep records a unit or host step durably: before it is done with Result
 // "begun", and after it with what came of it.
 func (t *Tx) RecordStep(r change.StepResult) error {
 	err := journal.AppendStep(t.s.k, t.vols[0].dir, r)
-	if isErrno(err, syscall.ENOSPC) && t.dropBallast(0) {
+	if t.makeRoom(0, err) {
 		err = journal.AppendStep(t.s.k, t.vols[0].dir, r)
 	}
 	return err
@@ -406,7 +402,12 @@ func (s *Store) remove(id string) error {
 			continue
 		}
 		fail := func(err error) error { return fmt.Errorf("cannot remove %s/tx/%s: %w", v.homePath(), id, err) }
-		if err := s.k.Rename(v.tx, id, v.tx, gcPrefix+id, sys.RenameNoReplace); err != nil {
+		// Without a flag, which a file system that was refused may not know.
+		err := s.k.Rename(v.tx, id, v.tx, gcPrefix+id, 0)
+		if s.makeRoomOf(v, id, err) {
+			err = s.k.Rename(v.tx, id, v.tx, gcPrefix+id, 0)
+		}
+		if err != nil {
 			return fail(err)
 		}
 		if err := s.k.Fsync(v.tx); err != nil {
