@@ -111,6 +111,8 @@ type Options struct {
 	AllowRemovals bool
 	// Mounts are the mount points of the running system inside the root.
 	Mounts []string
+	// Hiding are those of them that show something else than the root has there.
+	Hiding []string
 	// Full makes Verify read each file, whatever the index says.
 	Full bool
 	// Implied tells of folders of the source that are there for what they hold alone:

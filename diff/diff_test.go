@@ -478,6 +478,7 @@ func TestCompareMounts(t *testing.T) {
 	src := []string{"f var/log/x 1", "f var/log/y 1"}
 	b := newBed(t, build(t, src...), build(t, "d var/log", "d a/b"), owned())
 	b.o.Mounts, b.o.AllowRemovals = []string{"/var/log", "/a/b"}, true
+	b.o.Hiding = b.o.Mounts
 	d := b.compare(t).Delta
 	if len(d.Warnings) != 1 || !strings.HasPrefix(d.Warnings[0], "/var/log: ") {
 		t.Errorf("Warnings = %q; want one of /var/log", d.Warnings)
@@ -515,7 +516,7 @@ func TestCompareVolumes(t *testing.T) {
 	b := newBed(t, build(t, "f usr/x 1", "f var/lib/x 1", "f var/lib/new 1"), build(t, "f usr/x 1", "f var/lib/x 2"), listed())
 	volume := build(t, "f lib/x 1", "d .liveupd")
 	b.o.Volumes = []Volume{{Mount: "/", Dir: b.o.Live}, {Mount: "/var", Dir: openDir(t, volume)}}
-	b.o.Mounts = []string{"/var"}
+	b.o.Mounts, b.o.Hiding = []string{"/var"}, []string{"/var"}
 	d := b.compare(t).Delta
 	if diff := cmp.Diff([]string{"add /var/lib/new"}, brief(d)); diff != "" {
 		t.Errorf("Compare (-want +got):\n%s", diff)

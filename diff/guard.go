@@ -14,7 +14,10 @@ const removalsLimit = 1000
 // guard does step 7: it refuses what would hit a mount of the running system, or more
 // removals than anyone would expect.
 func (c *comparison) guard(d *change.Delta) error {
-	volumes, mounts := map[string]bool{}, map[string]bool{}
+	volumes, mounts, hiding := map[string]bool{}, map[string]bool{}, map[string]bool{}
+	for _, m := range c.o.Hiding {
+		hiding[m] = true
+	}
 	for _, v := range c.live.volumes {
 		volumes[v.mount] = true
 	}
@@ -47,7 +50,7 @@ func (c *comparison) guard(d *change.Delta) error {
 			if volumes[p] {
 				break
 			}
-			if mounts[p] && !hidden[p] {
+			if hiding[p] && !hidden[p] {
 				hidden[p] = true
 				d.Warnings = append(d.Warnings, fmt.Sprintf("%s: what changes below it lands under the file system that is mounted there, and is seen once that is unmounted", p))
 			}

@@ -38,10 +38,17 @@ func difference(s, l *change.Node) change.Aspect {
 		a |= change.AspectOwner
 	}
 	a |= xattrDifference(s, l)
-	if s.MtimeNS != l.MtimeNS && s.Type != change.Directory && a&change.AspectContent == 0 {
+	if !sameTime(s.MtimeNS, l.MtimeNS) && s.Type != change.Directory && a&change.AspectContent == 0 {
 		a |= change.AspectMtime
 	}
 	return a
+}
+
+// sameTime compares modification times. A live one without a fraction may be all that
+// its file system keeps, as ext4's with the small inodes of old disks.
+func sameTime(source, live int64) bool {
+	const second = 1_000_000_000
+	return source == live || live%second == 0 && source-live > 0 && source-live < second
 }
 
 // xattrDifference compares extended attributes. Those that belong to the

@@ -9,11 +9,12 @@ import (
 
 	"github.com/liveupd/liveupd/change"
 	"github.com/liveupd/liveupd/internal/sys"
+	"github.com/liveupd/liveupd/nsmount"
 	"github.com/liveupd/liveupd/writable"
 )
 
 func TestForeignMounts(t *testing.T) {
-	mounts := map[string]string{"/boot/efi": "vfat", "/srv/nfs": "nfs4"}
+	mounts := map[string]nsmount.Foreign{"/boot/efi": {FSType: "vfat"}, "/srv/nfs": {FSType: "nfs4"}}
 	rules := func(o writable.Options) foreignRules {
 		r, err := writable.New(o)
 		if err != nil {

@@ -141,7 +141,7 @@ func (s *session) planSource(ctx context.Context, ev Events) (_ *planned, err er
 		return nil, err
 	}
 	p.delta = p.result.Delta
-	if err := errors.Join(s.judgeVolumes(p.delta), s.canSnapshot()); err != nil {
+	if err := errors.Join(s.judgeVolumes(p.delta), s.probe(p.delta), s.canSnapshot()); err != nil {
 		return nil, err
 	}
 	s.saveIndexes(sourceIndex, sourceName)
@@ -154,6 +154,7 @@ func (s *session) planSource(ctx context.Context, ev Events) (_ *planned, err er
 	p.plan.Warnings = append(p.plan.Warnings, p.src.Warnings()...)
 	p.plan.Warnings = append(p.plan.Warnings, trustWarnings(p.claim)...)
 	p.plan.Warnings = append(p.plan.Warnings, foreign.warnings(p.src.Root())...)
+	p.plan.Warnings = append(p.plan.Warnings, s.fleeting(p.delta)...)
 	if !p.plan.Signed {
 		p.plan.Warnings = slices.Insert(p.plan.Warnings, 0, "the source is unsigned: nobody vouches for its content")
 	}
@@ -174,7 +175,7 @@ func (s *session) rulesOptions(whole bool, owns, never []string, base *catalog.B
 
 func (s *session) diffOptions(ev Events) diff.Options {
 	o := diff.Options{
-		Live: s.vols[0].Dir, Index: s.liveIndex, AllowRemovals: s.req.AllowRemovals, Mounts: s.root.Covered(),
+		Live: s.vols[0].Dir, Index: s.liveIndex, AllowRemovals: s.req.AllowRemovals, Mounts: s.root.Covered(), Hiding: s.root.Hiding(),
 		Progress: func(files, _ int64) { ev.progress("reading", files, 0, "files", "") },
 	}
 	for _, v := range s.vols {

@@ -1,12 +1,17 @@
 package engine
 
 import (
+	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 
 	"github.com/liveupd/liveupd/change"
+	"github.com/liveupd/liveupd/internal/sys"
 	"github.com/liveupd/liveupd/nsmount"
 	"github.com/liveupd/liveupd/rootkind"
+	"github.com/liveupd/liveupd/transact"
 )
 
 // judgeRoot refuses an update of a root that takes none in place, before
@@ -45,6 +50,44 @@ func (s *session) judge(v nsmount.Volume) error {
 		return kind.Error(v.Mount)
 	}
 	return nil
+}
+
+// probe tries before a plan is shown, and before a transaction begins, whether the root
+// can exchange names, as far as there is a place for that: our own folder, where it
+// can be written to. The rest is tried when it is known what is needed.
+func (s *session) probe(d *change.Delta) error {
+	if d.Empty() {
+		return nil
+	}
+	dir, err := openStateDir(s.k, s.vols[0].Dir)
+	if err != nil {
+		return nil // read-only as yet: the apply tries
+	}
+	defer dir.Close()
+	err = transact.ProbeExchange(s.k, dir, fmt.Sprintf("%s-%d", probeName, os.Getpid()))
+	if _, ok := errors.AsType[*sys.UnsupportedError](err); ok {
+		return change.WithHint(fmt.Errorf("cannot update / in place: it is on %s: %w", s.root.Volumes()[0].FSType, err), transact.UnableHint("/"))
+	}
+	return nil
+}
+
+// fleeting warns of file systems that change and forget it with the next boot. A tree
+// that somebody put below /tmp is no such root: it was put there to be taken elsewhere.
+func (s *session) fleeting(d *change.Delta) []string {
+	var out []string
+	for _, v := range s.root.Volumes() {
+		if !s.changes(d, v.Mount) || !s.req.Live() && v.Info.Point != filepath.Join(s.req.Root, v.Mount) {
+			continue
+		}
+		e, err := rootkind.Look(v.Dir, &v.Info, rootkind.Host{Sys: "/sys"})
+		if err != nil {
+			continue // judge has told of it
+		}
+		if why := e.Fleeting(); why != "" {
+			out = append(out, fmt.Sprintf("the update of %s does not last: %s, and is gone with the next boot", v.Mount, why))
+		}
+	}
+	return out
 }
 
 // changes tells whether d has an entry on the volume at mount.

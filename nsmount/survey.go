@@ -50,7 +50,7 @@ type cover struct {
 // diskTypes are the file systems that keep what is written to them and have
 // the names, links and attributes of a root. vfat has none of these: nothing
 // is exchanged there.
-var diskTypes = []string{"ext2", "ext3", "ext4", "xfs", "btrfs", "f2fs", "bcachefs", "zfs", "jfs", "reiserfs", "nilfs2"}
+var diskTypes = []string{"ext2", "ext3", "ext4", "xfs", "btrfs", "f2fs", "bcachefs", "zfs", "jfs", "reiserfs", "nilfs2", "ocfs2", "gfs2", "ubifs"}
 
 // imageTypes can never be written to.
 var imageTypes = []string{"squashfs", "erofs", "iso9660", "udf", "cramfs", "romfs"}
@@ -302,27 +302,6 @@ func (r *Root) Covered() []string {
 	out := make([]string, len(r.covered))
 	for i, c := range r.covered {
 		out[i] = c.point
-	}
-	return out
-}
-
-// foreignTypes keep what is written to them, but have not what a commit needs:
-// vfat and its like no owners, links and stable inodes, those on a network or of
-// another process no exchange or no promise that what is synced is safe. An autofs
-// stands for what it will mount.
-var foreignTypes = []string{
-	"vfat", "msdos", "exfat", "ntfs", "ntfs3", "hfs", "hfsplus", "autofs",
-	"nfs", "nfs4", "cifs", "smb3", "ceph", "9p", "afs", "virtiofs", "fuse", "fuseblk",
-}
-
-// Foreign lists those mount points among the covered on which nothing can be
-// committed that lasts, with the type of the file system that is seen there.
-func (r *Root) Foreign() map[string]string {
-	out := map[string]string{}
-	for _, c := range r.covered {
-		if slices.Contains(foreignTypes, c.mount.FSType) || strings.HasPrefix(c.mount.FSType, "fuse.") {
-			out[c.point] = c.mount.FSType
-		}
 	}
 	return out
 }

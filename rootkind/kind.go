@@ -29,6 +29,9 @@ type Evidence struct {
 	Mappers        []string // device-mapper's UUIDs of its block device and of all below that
 	DeviceReadOnly bool
 	SubvolReadOnly bool // btrfs: property ro
+	// Upper is the type of the file system that an overlay's upper layer lies on; "" where
+	// that cannot be seen from here: an initrd may have mounted it.
+	Upper string
 
 	OSTree    bool
 	NixOS     bool
@@ -115,6 +118,21 @@ func (e *Evidence) Kind() *Kind {
 	}
 	return nil
 }
+
+// Fleeting says why what is written there is gone with the next boot; "" where it is
+// kept. A live medium can be updated: until then.
+func (e *Evidence) Fleeting() string {
+	switch {
+	case memory[e.FSType]:
+		return "it lies in memory (" + e.FSType + ")"
+	case memory[e.Upper]:
+		return "it is an overlay whose upper layer lies in memory (" + e.Upper + "), as that of a live medium"
+	}
+	return ""
+}
+
+// memory are file systems that keep nothing over a boot.
+var memory = map[string]bool{"tmpfs": true, "ramfs": true, "rootfs": true}
 
 // hasOption tells whether a comma-separated list has an option; want ends in "="
 // for one with any value.

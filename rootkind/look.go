@@ -35,10 +35,30 @@ func Look(dir *sys.FD, m *sys.Mount, h Host) (*Evidence, error) {
 			return nil, err
 		}
 	}
+	if m.FSType == "overlay" {
+		e.Upper = upperType(m.SuperOptions)
+	}
 	if h.Root {
 		e.marks(dir, h.Run)
 	}
 	return e, nil
+}
+
+// upperType is the type of the file system that an overlay's upper layer lies on.
+func upperType(options string) string {
+	for opt := range strings.SplitSeq(options, ",") {
+		dir, ok := strings.CutPrefix(opt, "upperdir=")
+		if !ok || !filepath.IsAbs(dir) {
+			continue // a relative name says nothing: relative to whom?
+		}
+		fd, err := sys.OpenRoot(dir)
+		if err != nil {
+			return ""
+		}
+		defer fd.Close()
+		return sys.FSType(fd)
+	}
+	return ""
 }
 
 // maxStack bounds the walk down a stack of block devices: the real ones are
