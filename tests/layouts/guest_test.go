@@ -1,7 +1,6 @@
 package layouts
 
 import (
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -51,21 +50,26 @@ func TestVirtualMachine(t *testing.T) {
 	plain := filepath.Join(dir, "ext4")
 	must(t, os.WriteFile(plain, nil, 0o600))
 	must(t, os.Truncate(plain, 48<<20))
-	run(t, "mkfs.ext4", "-q", plain)
+	run(t, "mkfs.ext4", "-q", "-b", "4096", plain)
 	quota := filepath.Join(dir, "quota")
 	must(t, os.WriteFile(quota, nil, 0o600))
 	must(t, os.Truncate(quota, 48<<20))
 	run(t, "mkfs.ext4", "-q", "-O", "quota,project", "-E", "quotatype=usrquota:grpquota:prjquota", quota)
+	bigger := filepath.Join(dir, "xfs")
+	must(t, os.WriteFile(bigger, nil, 0o600))
+	must(t, os.Truncate(bigger, sizes["xfs"]<<20))
+	run(t, "mkfs.xfs", "-q", bigger)
 	kernel, _ := vm.Kernel(t)
 	initrd := vm.Initramfs(t, vm.Contents{
 		Init: busybox, Programs: []string{busybox, program},
-		Modules: []string{"virtio_pci", "virtio_blk", "dm-mod", "dm-crypt", "dm-verity", "ext4", "vfat", "nls_cp437", "nls_ascii", "xts", "aesni-intel", "quota_v2"},
+		Modules: []string{"virtio_pci", "virtio_blk", "dm-mod", "dm-crypt", "dm-verity", "ext4", "vfat", "nls_cp437", "nls_ascii", "xts", "aesni-intel", "quota_v2",
+			"xfs", "nfsd", "nfs", "nfsv4"},
 		Files: map[string][]byte{
 			"etc/inittab": []byte("::sysinit:/bin/busybox sh /etc/script\n"),
 			"etc/script":  []byte(guestInit),
 		},
 	})
-	m := vm.Start(t, vm.Config{Kernel: kernel, Initrd: initrd, Append: "quiet", MemoryMB: 768, Drives: []vm.Drive{{Path: empty}, {Path: plain}, {Path: quota}}})
+	m := vm.Start(t, vm.Config{Kernel: kernel, Initrd: initrd, Append: "quiet", MemoryMB: 768, Drives: []vm.Drive{{Path: empty}, {Path: plain}, {Path: quota}, {Path: bigger}}})
 	m.WaitFor(`guest begins`, 5*time.Minute)
 	end := m.WaitFor(`guest ends (\d+)`, 10*time.Minute)
 	if console := m.Console(); end[1] != "0" || !strings.Contains(console, "--- PASS: TestInsideGuest") {
@@ -181,24 +185,8 @@ func TestInsideGuest(t *testing.T) {
 		})
 	})
 
-	t.Run("dm-verity", func(t *testing.T) {
-		fill(t, root)
-		at := filepath.Join(t.TempDir(), "root")
-		mount(t, at, "-t", "ext4", root)
-		populate(t, at)
-		run(t, "umount", at)
-		// A device that says it is dm-verity's: no block of it is read through a hash tree.
-		verity := mapper(t, "verity", "CRYPT-VERITY-0123456789abcdef-root", true, target{0, lv, "linear", root + " 0"})
-		run(t, "mount", "-t", "ext4", "-o", "ro", verity, at)
-		t.Run("run", func(t *testing.T) {
-			source := update(t)
-			for _, name := range []string{"plan", "apply"} {
-				_, err := try(t, at, source, name)
-				hint, ok := errors.AsType[*change.HintError](err)
-				if err == nil || !strings.Contains(err.Error(), "dm-verity protects") || !ok || !strings.Contains(hint.Hint, "systemd-sysupdate") {
-					t.Errorf("%s: %v; want dm-verity named", name, err)
-				}
-			}
-		})
-	})
+	t.Run("a root on NFS", func(t *testing.T) { onNFS(t, root) })
+	t.Run("dm-verity", func(t *testing.T) { onVerity(t, root, variable) })
+	t.Run("xfs with a project's quota", func(t *testing.T) { onQuota(t, "/dev/vdd") })
+	t.Run("ext4 with a user's quota", func(t *testing.T) { withoutPrivilege(t, "/dev/vdc") })
 }

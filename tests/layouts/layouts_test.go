@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"testing"
 
 	"github.com/liveupd/liveupd/change"
@@ -28,6 +29,8 @@ type layout struct {
 	after func(t *testing.T, root string)
 	// full: build fills the tree, too.
 	full bool
+	// told is in a warning of each plan.
+	told string
 	open func(t *testing.T, root string) // takes it back, for the end of the test
 }
 
@@ -51,6 +54,20 @@ func overlay(t *testing.T, root string, lower bool, options string) {
 		populate(t, filepath.Join(below, "lower"))
 	}
 	mount(t, root, "-t", "overlay", "-o", fmt.Sprintf("lowerdir=%s/lower,upperdir=%s/upper,workdir=%s/work,%s", below, below, below, options), "overlay")
+}
+
+// idmapped mounts a file system as a container of its own users has it.
+func idmapped(fstype string) func(t *testing.T, root string) {
+	return func(t *testing.T, root string) {
+		below := filepath.Join(filepath.Dir(root), "below")
+		if fstype == "tmpfs" {
+			mount(t, below, "-t", "tmpfs", "-o", "size=64m", "tmpfs")
+		} else {
+			mount(t, below, disk(t, fstype))
+		}
+		must(t, os.Chown(below, 100000, 100000))
+		mount(t, root, "--bind", "-o", "X-mount.idmap=b:100000:0:65536", below)
+	}
 }
 
 func subvolumes(t *testing.T, dev string, names ...string) {
@@ -102,11 +119,30 @@ var layouts = []layout{
 		must(t, os.MkdirAll(filepath.Join(root, "var/lib"), 0o755))
 		run(t, "btrfs", "-q", "subvolume", "create", filepath.Join(root, "var/lib/machines"))
 	}, close: readOnly, open: readWrite},
-	{name: "tmpfs", build: func(t *testing.T, root string) { mount(t, root, "-t", "tmpfs", "-o", "size=192m", "tmpfs") }},
+	{name: "tmpfs", told: "the update of / does not last: it lies in memory (tmpfs)", build: func(t *testing.T, root string) { mount(t, root, "-t", "tmpfs", "-o", "size=192m", "tmpfs") }},
+	{
+		name: "a live medium", told: "an overlay whose upper layer lies in memory (tmpfs)", full: true,
+		build: func(t *testing.T, root string) {
+			image(t, filepath.Join(filepath.Dir(root), "image"), "squashfs", populate)
+			memory := filepath.Join(filepath.Dir(root), "memory")
+			mount(t, memory, "-t", "tmpfs", "-o", "size=64m", "tmpfs")
+			for _, dir := range []string{"up", "work"} {
+				must(t, os.Mkdir(filepath.Join(memory, dir), 0o755))
+			}
+			mount(t, root, "-t", "overlay", "-o", fmt.Sprintf("lowerdir=%s/image,upperdir=%s/up,workdir=%s/work,redirect_dir=on", filepath.Dir(root), memory, memory), "overlay")
+		},
+	},
 	{name: "separate /usr", inner: []string{"usr"}, build: separate("usr"), close: func(t *testing.T, root string) { readOnly(t, root+"/usr") }, open: func(t *testing.T, root string) { readWrite(t, root+"/usr") }},
 	{name: "separate /var", inner: []string{"var"}, build: separate("var"), close: readOnly, open: readWrite},
 	{name: "separate /boot", inner: []string{"boot"}, build: separate("boot")},
 	{name: "separate /home", inner: []string{"home"}, build: separate("home")},
+	{
+		name: "/usr bound to itself, read-only", inner: []string{"usr"}, build: func(t *testing.T, root string) {
+			mount(t, root, disk(t, "ext4"))
+			mount(t, filepath.Join(root, "usr"), "--bind", filepath.Join(root, "usr"))
+		}, close: func(t *testing.T, root string) { run(t, "mount", "-o", "remount,bind,ro", root+"/usr") },
+		open: func(t *testing.T, root string) { run(t, "mount", "-o", "remount,bind,rw", root+"/usr") },
+	},
 	{name: "all separate", inner: []string{"usr", "var", "boot", "home", "srv"}, build: separate("usr", "var", "boot", "home", "srv"), close: readOnly, open: readWrite},
 	{name: "/usr on xfs, /var on btrfs", inner: []string{"usr", "var"}, build: func(t *testing.T, root string) {
 		mount(t, root, disk(t, "ext4"))
@@ -115,19 +151,19 @@ var layouts = []layout{
 	}, close: readOnly, open: readWrite},
 	{name: "overlay with all in the upper", build: func(t *testing.T, root string) { overlay(t, root, false, "redirect_dir=nofollow") }},
 	{name: "overlay with all in the lower", full: true, build: func(t *testing.T, root string) { overlay(t, root, true, "redirect_dir=on,index=on") }},
-	{name: "idmapped", build: func(t *testing.T, root string) {
-		below := filepath.Join(filepath.Dir(root), "below")
-		mount(t, below, disk(t, "ext4"))
-		must(t, os.Chown(below, 100000, 100000))
-		mount(t, root, "--bind", "-o", "X-mount.idmap=b:100000:0:65536", below)
-	}},
+	{name: "idmapped", build: idmapped("ext4")},
+	{name: "idmapped xfs", build: idmapped("xfs")},
+	{name: "idmapped btrfs", build: idmapped("btrfs")},
+	{name: "idmapped tmpfs", told: "lies in memory (tmpfs)", build: idmapped("tmpfs")},
+	{name: "ext4 that counts time in seconds", build: func(t *testing.T, root string) { mount(t, root, disk(t, "ext4", "-I", "128")) }, close: readOnly, open: readWrite},
 }
 
 // inShort are those that every run tries; the others lie in the long form.
 var inShort = map[string]bool{
 	"ext4, read-only": true, "xfs with projects": true, "overlay with all in the upper": true, "overlay with all in the lower": true, "xfs, read-only": true, "btrfs, subvolume": true,
 	"btrfs, @ read-only beside a writable @var": true, "btrfs, subvolumes in the root": true, "tmpfs": true,
-	"separate /usr": true, "all separate": true, "/usr on xfs, /var on btrfs": true, "idmapped": true,
+	"separate /usr": true, "all separate": true, "/usr on xfs, /var on btrfs": true, "idmapped": true, "idmapped btrfs": true, "idmapped tmpfs": true,
+	"/usr bound to itself, read-only": true, "a live medium": true, "ext4 that counts time in seconds": true,
 }
 
 // On each layout an update is applied and taken back, and cut off by SIGKILL in the
@@ -168,7 +204,10 @@ func (l *layout) thereAndBack(t *testing.T, root string) {
 			t.Errorf("%s: the mounts are\n%s\nand were\n%s", what, now, before)
 		}
 	}
-	verb(t, root, source, "plan")
+	warnings := strings.Join(verb(t, root, source, "plan").(*change.Plan).Warnings, "\n")
+	if !strings.Contains(warnings, l.told) || l.told == "" && (strings.Contains(warnings, "does not last") || strings.Contains(warnings, "lands under")) {
+		t.Errorf("the plan warns of %q; want %q", warnings, l.told)
+	}
 	same(t, "a plan changed the tree", old, snapshot(t, root, l.inner))
 	verb(t, root, source, "apply")
 	fresh := timeless(snapshot(t, root, l.inner))

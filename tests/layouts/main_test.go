@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"runtime"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -21,6 +22,11 @@ import (
 func TestMain(m *testing.M) {
 	if nsmount.ChildMain() {
 		return
+	}
+	if os.Getenv("LAYOUTS_DROP") != "" {
+		runtime.LockOSThread() // the bounding set is a thread's own until it executes
+		fmt.Fprintln(os.Stderr, dropResource())
+		os.Exit(1)
 	}
 	if len(os.Args) == 6 && os.Args[1] == "die" {
 		if err := die(os.Args[2], os.Args[3], os.Args[4], os.Args[5]); err != nil {

@@ -67,6 +67,35 @@ func TestRefused(t *testing.T) {
 			populate(t, root)
 			must(t, os.Symlink("sysroot/ostree", filepath.Join(root, "ostree")))
 		}, nil, true, "it is a deployment of ostree", "rpm-ostree upgrade"},
+		{"/usr bound from elsewhere", func(t *testing.T, root string) {
+			mount(t, root, disk(t, "ext4"))
+			populate(t, root)
+			other := filepath.Join(filepath.Dir(root), "other")
+			mount(t, other, disk(t, "xfs"))
+			run(t, "cp", "-a", root+"/usr", other)
+			mount(t, filepath.Join(root, "usr"), "--bind", other+"/usr")
+		}, []string{"usr"}, true, "/usr is a bind of /usr (xfs on /dev/loop", "unmount it"},
+		{"/usr bound from another place of the root", func(t *testing.T, root string) {
+			mount(t, root, disk(t, "ext4"))
+			populate(t, root)
+			run(t, "cp", "-a", root+"/usr", root+"/usr2")
+			mount(t, filepath.Join(root, "usr"), "--bind", root+"/usr2")
+		}, []string{"usr"}, true, "/usr is a bind of /usr2 (ext4 on /dev/loop", "unmount it"},
+		{"extensions merged into /usr", func(t *testing.T, root string) {
+			mount(t, root, disk(t, "ext4"))
+			populate(t, root)
+			extension := t.TempDir()
+			write(t, extension, "lib/extension-release.d/extension-release.x", "ID=_any\n", 0o644)
+			mount(t, filepath.Join(root, "usr"), "-t", "overlay", "-o", "ro,lowerdir="+extension+":"+root+"/usr", "sysext")
+		}, []string{"usr"}, true, "/usr is merged from extensions by systemd-sysext", "systemd-sysext unmerge"},
+		{"an overlay over /etc", func(t *testing.T, root string) {
+			mount(t, root, disk(t, "ext4"))
+			populate(t, root)
+			for _, dir := range []string{"up", "work"} {
+				must(t, os.Mkdir(filepath.Join(root, dir), 0o755))
+			}
+			mount(t, filepath.Join(root, "etc"), "-t", "overlay", "-o", "lowerdir="+root+"/etc,upperdir="+root+"/up,workdir="+root+"/work", "overlay")
+		}, []string{"etc"}, true, "/etc is an overlay, beneath which nothing may change", "unmount it for as long"},
 		{"a folder of a container's image", func(t *testing.T, root string) { overlay(t, root, true, "redirect_dir=nofollow") }, nil, false, "it lies in a lower layer", "redirect_dir=on"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
