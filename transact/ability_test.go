@@ -39,7 +39,7 @@ func TestAbilities(t *testing.T) {
 			k := sys.WithHook(func(c sys.Call) sys.Fault {
 				if err := tt.lacks(c); err != nil {
 					tried++
-					return sys.Fault{Err: err.(syscall.Errno)}
+					return sys.Fault{Err: err}
 				}
 				return sys.Fault{}
 			})

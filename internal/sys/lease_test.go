@@ -29,7 +29,7 @@ func TestOpenOfALeasedFile(t *testing.T) {
 		t.Skip("no leases here: ", errno)
 	}
 	// What is asked for first fails: the test shows something.
-	if fd, err := syscall.Open(name, syscall.O_RDONLY|syscall.O_NONBLOCK|syscall.O_CLOEXEC, 0); err != syscall.EAGAIN { //nolint:errorlint // a raw system call
+	if fd, err := syscall.Open(name, syscall.O_RDONLY|syscall.O_NONBLOCK|syscall.O_CLOEXEC, 0); err != syscall.EAGAIN {
 		t.Fatalf("open = %d, %v; want EAGAIN", fd, err)
 	}
 	given := make(chan syscall.Errno)

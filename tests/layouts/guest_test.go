@@ -62,8 +62,10 @@ func TestVirtualMachine(t *testing.T) {
 	kernel, _ := vm.Kernel(t)
 	initrd := vm.Initramfs(t, vm.Contents{
 		Init: busybox, Programs: []string{busybox, program},
-		Modules: []string{"virtio_pci", "virtio_blk", "dm-mod", "dm-crypt", "dm-verity", "ext4", "vfat", "nls_cp437", "nls_ascii", "xts", "aesni-intel", "quota_v2",
-			"xfs", "nfsd", "nfs", "nfsv4"},
+		Modules: []string{
+			"virtio_pci", "virtio_blk", "dm-mod", "dm-crypt", "dm-verity", "ext4", "vfat", "nls_cp437", "nls_ascii", "xts", "aesni-intel", "quota_v2",
+			"xfs", "nfsd", "nfs", "nfsv4",
+		},
 		Files: map[string][]byte{
 			"etc/inittab": []byte("::sysinit:/bin/busybox sh /etc/script\n"),
 			"etc/script":  []byte(guestInit),

@@ -40,8 +40,8 @@ func onVerity(t *testing.T, data, hashes string) {
 	run(t, "umount", at)
 	blocks := sectors(t, data) / 8
 	digest := hashTree(t, data, hashes, blocks)
-	verity := mapper(t, "verity", "CRYPT-VERITY-0123456789abcdef-root", true, target{0, blocks * 8, "verity",
-		fmt.Sprintf("1 %s %s 4096 4096 %d 0 sha256 %s -", data, hashes, blocks, digest)})
+	table := fmt.Sprintf("1 %s %s 4096 4096 %d 0 sha256 %s -", data, hashes, blocks, digest)
+	verity := mapper(t, "verity", "CRYPT-VERITY-0123456789abcdef-root", true, target{0, blocks * 8, "verity", table})
 	run(t, "mount", "-t", "ext4", "-o", "ro", verity, at)
 	t.Run("run", func(t *testing.T) {
 		old := snapshot(t, at, nil) // each block that this reads is checked
@@ -132,8 +132,8 @@ func onNFS(t *testing.T, dev string) {
 	})
 }
 
-// serve exports a folder to 127.0.0.1 by NFS 4: what exportfs, rpc.mountd and
-// rpc.nfsd tell the kernel's server.
+// serve exports a folder to 127.0.0.1 by NFS 4: what rpc.mountd and rpc.nfsd
+// tell the kernel's server.
 func serve(t *testing.T, dir string) {
 	t.Helper()
 	run(t, "ifconfig", "lo", "127.0.0.1", "up")
