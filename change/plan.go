@@ -71,6 +71,9 @@ type Reason struct {
 	Detail string `json:"detail,omitempty"` // one clause for a person
 	PID    int    `json:"pid,omitempty"`    // the process that shows it
 	Comm   string `json:"comm,omitempty"`   // that process's name
+	// Rule is what leads from the path to the unit or the step: an entry of the
+	// built-in table, a directive of the unit, a package, the administrator's policy.
+	Rule string `json:"rule,omitempty"`
 }
 
 // UnitPlan is what happens to one unit.

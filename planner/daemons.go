@@ -46,7 +46,7 @@ func (p *planning) configuration() {
 		}
 		for _, pattern := range u.watched() {
 			for _, e := range p.changed.matching(pattern) {
-				p.config(u, e.Path, true, "declared by the unit")
+				p.config(u, e.Path, true, "X-Liveupd-Watch=", "declared by the unit")
 			}
 		}
 		p.owned(u, table)
@@ -64,8 +64,10 @@ func (p *planning) configuration() {
 
 // table applies one entry to a unit that it knows.
 func (p *planning) table(u *unit, d *daemon, star string, known map[string]bool) {
+	rule := ""
 	find := func(patterns []string, do func(*change.Entry)) {
 		for _, pattern := range patterns {
+			rule = "the built-in table: " + d.units[0] + " reads " + pattern
 			pattern = expand(strings.ReplaceAll(pattern, "%*", star), u.name)
 			for _, e := range p.changed.matching(pattern) {
 				if !known[e.Path] {
@@ -77,7 +79,7 @@ func (p *planning) table(u *unit, d *daemon, star string, known map[string]bool)
 	}
 	decide := func(reload bool) func(*change.Entry) {
 		return func(e *change.Entry) {
-			p.config(u, e.Path, reload, "")
+			p.config(u, e.Path, reload, rule, "")
 			p.validate(u, d, star, e.Path)
 		}
 	}
@@ -135,7 +137,7 @@ func (p *planning) commandLine(u *unit, known map[string]bool) {
 					continue
 				}
 				known[e.Path] = true
-				p.config(u, e.Path, true, "named in its command line")
+				p.config(u, e.Path, true, "ExecStart=", "named in its command line")
 			}
 		}
 	}
@@ -165,17 +167,17 @@ func (p *planning) initScript(u *unit, known map[string]bool) {
 	}
 	for _, file := range []string{source, "/etc/default/" + name} {
 		if e := p.changed.byPath[file]; e != nil && contentChanges(e) && !known[file] {
-			p.config(u, file, false, "")
+			p.config(u, file, false, "SourcePath="+source, "")
 		}
 	}
 }
 
-func (p *planning) config(u *unit, file string, reload bool, detail string) {
+func (p *planning) config(u *unit, file string, reload bool, rule, detail string) {
 	rung := change.ActionRestart
 	if reload && u.canReload() {
 		rung = change.ActionReload
 	}
-	p.raise(u, rung, change.Reason{Kind: "config", Path: file, Detail: detail})
+	p.raise(u, rung, change.Reason{Kind: "config", Path: file, Detail: detail, Rule: rule})
 }
 
 // owned are configuration files that the trees attribute to the unit: those
@@ -192,14 +194,14 @@ func (p *planning) owned(u *unit, known bool) {
 				continue
 			}
 			if !strings.HasPrefix(use.Via, "package ") {
-				p.config(u, use.Path, true, "declared by the unit")
+				p.config(u, use.Path, true, "X-Liveupd-Watch=", "declared by the unit")
 				continue
 			}
 			if known || isData(use.Path) ||
 				slices.ContainsFunc(readByOthers, func(pattern string) bool { return match(pattern, use.Path) }) {
 				continue
 			}
-			p.config(u, use.Path, true, "of its "+use.Via)
+			p.config(u, use.Path, true, use.Via, "of its "+use.Via)
 		}
 	}
 }

@@ -111,13 +111,13 @@ func (p *planning) effective(kind string, old, new *change.HostConfig) (names []
 // createdAtBoot are users, groups and files that the update asks for. What it
 // no longer asks for stays: something may belong to it by now.
 func (p *planning) createdAtBoot(old, new *change.HostConfig) {
-	for _, kind := range []struct{ name, undo, detail string }{
-		{"sysusers", "", "users and groups that it names are added"},
-		{"tmpfiles", "tmpfiles", "files and folders that it names are made"},
+	for _, kind := range []struct{ name, undo, rule string }{
+		{"sysusers", "", "systemd-sysusers reads it at a boot"},
+		{"tmpfiles", "tmpfiles", "systemd-tmpfiles reads it at a boot"},
 	} {
 		names, by := p.effective(kind.name, old, new)
 		for _, name := range names {
-			r := change.Reason{Kind: kind.name, Path: by[name], Detail: kind.detail}
+			r := change.Reason{Kind: kind.name, Path: by[name], Rule: kind.rule}
 			if new.Effective[kind.name][name] == "" {
 				continue
 			}

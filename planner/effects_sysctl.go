@@ -140,7 +140,7 @@ func (p *planning) sysctl(old, new *change.HostConfig) {
 			if is.Lenient {
 				mark = "-"
 			}
-			p.effect("sysctl", mark+key+" = "+fold(is.Value), undo, change.Reason{Kind: "sysctl", Path: is.File, Detail: key})
+			p.effect("sysctl", mark+key+" = "+fold(is.Value), undo, change.Reason{Kind: "sysctl", Path: is.File, Rule: "its last line for " + key + " counts"})
 		}
 	}
 }

@@ -76,6 +76,9 @@ func (p *planning) governed(u *unit, rung change.Action, r change.Reason) (chang
 		return rung, r, true
 	}
 	action, why := p.ruling(rule)
+	if action != "" {
+		r.Rule = join("; ", r.Rule, "policy "+rule.Source)
+	}
 	switch action {
 	case change.RuleIgnore:
 		p.spare(u.name, r, why)

@@ -193,7 +193,11 @@ func (t *text) reasons(reasons []change.Reason) {
 		shown = shown[:reasonsShown]
 	}
 	for _, r := range shown {
-		t.printf("%s%s\n", indent, t.paint(dim, reasonText(r)))
+		line := reasonText(r)
+		if t.o.Verbose && r.Rule != "" {
+			line += " (" + clean(r.Rule) + ")"
+		}
+		t.printf("%s%s\n", indent, t.paint(dim, line))
 	}
 	if more := len(reasons) - len(shown); more > 0 {
 		t.printf("%s%s\n", indent, t.paint(dim, fmt.Sprintf("and %s more (-v shows all)", count(more))))
@@ -227,7 +231,7 @@ var phrases = map[string]string{
 	"bootme":       "the manifest",
 	"sysusers":     "users and groups",
 	"tmpfiles":     "files and folders",
-	"sysctl":       "sets",
+	"sysctl":       "sets it",
 	"modules-load": "modules to load",
 	"binfmt":       "formats of programs",
 	"udev":         "device rules",
@@ -271,7 +275,11 @@ func (t *text) planEffects(p *change.Plan) {
 	if len(p.Effects) == 0 {
 		return
 	}
-	t.printf("\n%s\n", t.paint(bold, "Applied to the running host"))
+	title := "Applied to the running host"
+	if p.Static {
+		title = "A machine that runs this tree would apply"
+	}
+	t.printf("\n%s\n", t.paint(bold, title))
 	for _, e := range p.Effects {
 		t.printf("  %-12s  %s\n", e.Do, clean(e.Target))
 		t.reasons(e.Reasons)
