@@ -31,8 +31,8 @@ func (c *collector) arguments(invoked, real string, args []string) {
 		case base == "perl":
 			c.perl(real, args)
 			return
-		case base == "ruby" || base == "php" || base == "node" || base == "nodejs" || base == "lua" || base == "tclsh" || base == "wish":
-			c.scriptArgument(real, args)
+		case base == "ruby" || base == "php" || base == "node" || base == "nodejs" || base == "lua" || base == "tclsh" || base == "wish" || base == "guile" || base == "deno":
+			c.scriptArgument(strings.TrimSuffix(base, "js"), real, args)
 			return
 		case base == "java":
 			c.java(real, args)
@@ -49,14 +49,19 @@ func (c *collector) arguments(invoked, real string, args []string) {
 
 // scriptArgument reports the script of an interpreter: the first argument that
 // is no option and is there.
-func (c *collector) scriptArgument(interpreter string, args []string) {
+func (c *collector) scriptArgument(lang, interpreter string, args []string) {
+	run := func(p string) {
+		if c.follow(p, "script", interpreter) != "" {
+			c.walkScript(lang, p)
+		}
+	}
 	for i, a := range args {
 		switch {
 		case a == "-e" || a == "-E" || a == "--eval" || a == "-r":
 			return // the program stands in the argument
 		case a == "--":
 			if i+1 < len(args) {
-				c.follow(c.absolute(args[i+1]), "script", interpreter)
+				run(c.absolute(args[i+1]))
 			}
 			return
 		case strings.HasPrefix(a, "-"):
@@ -64,7 +69,7 @@ func (c *collector) scriptArgument(interpreter string, args []string) {
 		}
 		// The operand of an option (-I DIR) is no file.
 		if n, err := c.in.t.stat2(c.absolute(a)); err == nil && n.Type == change.Regular {
-			c.follow(c.absolute(a), "script", interpreter)
+			run(c.absolute(a))
 			return
 		}
 	}
