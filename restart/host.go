@@ -166,7 +166,10 @@ func (h *Host) do(ctx context.Context, s change.Step) (string, error) {
 	case "binfmt":
 		return "", h.binfmt(s.Target)
 	case "modules-load":
-		_, err := h.command(ctx, "modprobe", "--", s.Target)
+		out, err := h.command(ctx, "modprobe", "--", s.Target)
+		if err != nil && bytes.Contains(out, []byte("No such device")) {
+			err = fmt.Errorf("%w: %w", errNotHere, err) // its hardware is not in this machine
+		}
 		return "", err
 	case "modules-unload":
 		// One that is in use stays, and harms nobody.
@@ -180,7 +183,10 @@ func (h *Host) do(ctx context.Context, s change.Step) (string, error) {
 		if _, err := os.Stat("/etc/udev/hwdb.bin"); err != nil {
 			argv = []string{"systemd-hwdb", "--usr", "update"}
 		}
-		_, err := h.command(ctx, argv...)
+		out, err := h.command(ctx, argv...)
+		if err != nil && bytes.Contains(out, []byte("Read-only file system")) {
+			err = fmt.Errorf("%w: %w", errNotHere, err)
+		}
 		return "", err
 	case "udev-reload":
 		_, err := h.command(ctx, "udevadm", "control", "--reload")
@@ -292,8 +298,12 @@ func (h *Host) trigger(ctx context.Context, target string) (string, error) {
 		}
 		argv = append(argv, arg)
 	}
-	if _, err := h.command(ctx, argv...); err != nil {
+	if _, err := h.command(ctx, argv...); errors.Is(err, errNotHere) {
 		return "", err
+	} else if err != nil {
+		// One device that takes no event is no failure at a boot either
+		// (systemd-udev-trigger.service).
+		return err.Error(), nil
 	}
 	// What the events do should be done before units start. An event that
 	// hangs is udev's own affair.

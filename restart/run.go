@@ -164,13 +164,22 @@ func (r *run) settle(i int, result, detail string, took time.Duration) {
 
 // record completes a failed result and announces it.
 func (r *run) record(res *change.StepResult) {
-	if res.Result == failed && strings.Contains(res.Step.Target, ".") && !slices.Contains(hostVerbs, res.Step.Do) {
+	if unit := unitOf(res.Step); res.Result == failed && unit != "" {
 		since := fmt.Sprint(r.begin.UnixMicro())
-		res.Journal = r.bus.Journal(context.Background(), res.Step.Target, since, r.o.JournalLines)
+		res.Journal = r.bus.Journal(context.Background(), unit, since, r.o.JournalLines)
 	}
 	if r.o.OnResult != nil {
 		r.o.OnResult(*res)
 	}
+}
+
+// unitOf is the unit that a step is about, "" where it is about none.
+func unitOf(s change.Step) string {
+	unit, _, _ := strings.Cut(s.Target, " ")
+	if !strings.Contains(unit, ".") || slices.Contains(hostVerbs, s.Do) || s.Do == initrdVerb {
+		return ""
+	}
+	return unit
 }
 
 func (r *run) firstFailure() error {
