@@ -55,6 +55,14 @@ func (k *confKind) touches(p string) bool {
 func ReadHost(v View, paths []string) (*change.HostConfig, []string) {
 	t := asTree(v)
 	warn := &warnings{}
+	// Of a whole tree's paths few are of any kind.
+	all := paths
+	paths = nil
+	for _, p := range all {
+		if p == "/etc/fstab" || p == "/etc/crypttab" || slices.ContainsFunc(confKinds, func(k confKind) bool { return k.touches(p) }) {
+			paths = append(paths, p)
+		}
+	}
 	var out *change.HostConfig
 	host := func() *change.HostConfig {
 		if out == nil {
