@@ -164,27 +164,31 @@ configure() {
 	Dpkg::Options:: "--force-confdef";
 	Dpkg::Options:: "--force-conf$conf";
 	EOF
-	: >$run/preferences
+	# Of records for all packages the first that fits counts: ours, then the machine's.
+	pins >$run/preferences
 	main=$(apt-config shell main Dir::Etc::preferences/f | sed "s/^main='\(.*\)'$/\1/")
 	if [ -n "$main" ] && [ -f "$main" ]; then { cat "$main"; echo; } >>$run/preferences; fi
-	pins >>$run/preferences
 }
 
 pin() { printf 'Package: %s\nPin: %s\nPin-Priority: %s\n\n' "$1" "$2" "$3"; }
 
-# Versions of other origins are taken only for packages that are not installed.
-others() { [ -n "${restricted-}" ] || pin '*' 'release *' 50; restricted=yes; }
 
 pins() {
 	for p in $hold; do pin "$p" 'release *' -1; done
 	if [ $only_security = true ]; then
-		others
+		restricted=yes
 		pin '*' 'release l=Debian-Security' 500
 		pin '*' 'release a=*-security' 500
 		pin '*' 'release n=*-security' 500
 		pin '*' 'release a=*-apps-security' 500
 	fi
 	if [ $unattended = true ]; then unattended_pins; fi
+	# Versions of other origins are taken only for packages that are not installed.
+	# What is installed keeps its priority: apt counts it as an archive, too.
+	if [ -n "${restricted-}" ]; then
+		pin '*' 'release a=now' 100
+		pin '*' 'release *' 50
+	fi
 }
 
 unattended_pins() {
@@ -202,7 +206,7 @@ unattended_pins() {
 		case $what in
 		black) pin "/^${text#^}/" 'release *' -1 ;;
 		pattern)
-			others
+			restricted=yes
 			release= site=
 			rest=$text,
 			while [ -n "$rest" ]; do

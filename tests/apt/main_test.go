@@ -210,3 +210,8 @@ func here(t *testing.T, root string, args ...string) *fixture.Output {
 	// Before the first word that is no flag: what follows it may be a command's own.
 	return fixture.Here(t, append([]string{args[0], "--root", root}, args[1:]...)...)
 }
+
+// digest is a line of a Release file for Packages.
+func digest(content []byte) string {
+	return fmt.Sprintf("%x %d Packages", sha256.Sum256(content), len(content))
+}
