@@ -171,6 +171,8 @@ func TestVerification(t *testing.T) {
 	if err := os.WriteFile(list, []byte("deb [trusted=yes] file:/srv/archive ./\n"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	same(t, "after both", before, tree(t, root), func(p string) bool { return strings.HasPrefix(p, "srv") || strings.HasPrefix(p, "etc/apt") || strings.HasPrefix(p, "var/lib/apt/lists") })
+	same(t, "after both", before, tree(t, root), func(p string) bool {
+		return strings.HasPrefix(p, "srv") || strings.HasPrefix(p, "etc/apt") || strings.HasPrefix(p, "var/lib/apt/lists")
+	})
 	fixture.Here(t, "apply", "--yes", "--root", root).Want(t, 0)
 }
