@@ -2,7 +2,6 @@ package rootfs
 
 import (
 	"bytes"
-	"fmt"
 	"math/rand/v2"
 	"os"
 	"os/exec"
@@ -241,7 +240,7 @@ func FuzzLdCache(f *testing.F) {
 		for name, list := range entries {
 			for _, e := range list {
 				if name == "" || !strings.HasPrefix(e.path, "/") {
-					t.Error(fmt.Sprintf("%q: %+v", name, e))
+					t.Errorf("%q: %+v", name, e)
 				}
 			}
 		}

@@ -25,13 +25,33 @@ var perlFolders = []struct {
 	dir  string
 	core bool
 }{
-	{"/etc/perl", false}, {"/usr/local/lib/A/perl/V", false}, {"/usr/local/share/perl/V", false}, {"/usr/lib/A/perl5/V", false},
-	{"/usr/share/perl5", false}, {"/usr/lib/A/perl-base", true}, {"/usr/lib/A/perl/V", true}, {"/usr/share/perl/V", true},
-	{"/usr/local/lib/site_perl", false}, {"/usr/local/lib64/perl5/V", false}, {"/usr/local/lib64/perl5", false}, {"/usr/local/share/perl5/V", false},
-	{"/usr/lib64/perl5/vendor_perl", false}, {"/usr/share/perl5/vendor_perl", false}, {"/usr/lib64/perl5", true}, {"/usr/lib/perl5/core_perl", true},
-	{"/usr/share/perl5/core_perl", true}, {"/usr/lib/perl5/vendor_perl/V/A", false}, {"/usr/lib/perl5/vendor_perl/V", false},
-	{"P/lib/perl5/site_perl/V/A", false}, {"P/lib/perl5/site_perl/V", false}, {"P/lib/perl5/V/A", true}, {"P/lib/perl5/V", true},
-	{"P/lib/site_perl/V/A", false}, {"P/lib/site_perl/V", false}, {"P/lib/V/A", true}, {"P/lib/V", true},
+	{"/etc/perl", false},
+	{"/usr/local/lib/A/perl/V", false},
+	{"/usr/local/share/perl/V", false},
+	{"/usr/lib/A/perl5/V", false},
+	{"/usr/share/perl5", false},
+	{"/usr/lib/A/perl-base", true},
+	{"/usr/lib/A/perl/V", true},
+	{"/usr/share/perl/V", true},
+	{"/usr/local/lib/site_perl", false},
+	{"/usr/local/lib64/perl5/V", false},
+	{"/usr/local/lib64/perl5", false},
+	{"/usr/local/share/perl5/V", false},
+	{"/usr/lib64/perl5/vendor_perl", false},
+	{"/usr/share/perl5/vendor_perl", false},
+	{"/usr/lib64/perl5", true},
+	{"/usr/lib/perl5/core_perl", true},
+	{"/usr/share/perl5/core_perl", true},
+	{"/usr/lib/perl5/vendor_perl/V/A", false},
+	{"/usr/lib/perl5/vendor_perl/V", false},
+	{"P/lib/perl5/site_perl/V/A", false},
+	{"P/lib/perl5/site_perl/V", false},
+	{"P/lib/perl5/V/A", true},
+	{"P/lib/perl5/V", true},
+	{"P/lib/site_perl/V/A", false},
+	{"P/lib/site_perl/V", false},
+	{"P/lib/V/A", true},
+	{"P/lib/V", true},
 }
 
 func (r *reader) perlInstall(real string) *perlInstall {
@@ -195,9 +215,7 @@ func (c *collector) perl(real string, args []string) {
 	if env == "" {
 		env = c.env["PERLLIB"]
 	}
-	for _, dir := range in.inc {
-		w.inc = append(w.inc, dir)
-	}
+	w.inc = append(w.inc, in.inc...)
 	dirs := strings.FieldsFunc(env, func(r rune) bool { return r == ':' })
 	w.addLib(dirs)
 	var modules, texts []string

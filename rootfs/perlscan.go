@@ -37,8 +37,15 @@ var perlImplied = []struct {
 	modules []string
 }{
 	{":encoding(", []string{"PerlIO::encoding", "PerlIO::scalar", "Encode"}},
-	{"%!", []string{"Errno"}}, {"$!{", []string{"Errno"}}, {"%-", []string{"Tie::Hash::NamedCapture"}}, {"$+{", []string{"Tie::Hash::NamedCapture"}}, {"%+", []string{"Tie::Hash::NamedCapture"}},
-	{"autoflush", []string{"IO::File"}}, {"glob", []string{"File::Glob"}}, {"<*", []string{"File::Glob"}}, {`\N{`, []string{"_charnames", "charnames"}},
+	{"%!", []string{"Errno"}},
+	{"$!{", []string{"Errno"}},
+	{"%-", []string{"Tie::Hash::NamedCapture"}},
+	{"$+{", []string{"Tie::Hash::NamedCapture"}},
+	{"%+", []string{"Tie::Hash::NamedCapture"}},
+	{"autoflush", []string{"IO::File"}},
+	{"glob", []string{"File::Glob"}},
+	{"<*", []string{"File::Glob"}},
+	{`\N{`, []string{"_charnames", "charnames"}},
 	{`\p{`, []string{"utf8"}},
 }
 
@@ -51,7 +58,7 @@ func scanPerl(src string) (out []perlLoad, xs bool) {
 	pod, sub := false, ""
 	inSub := false
 	heredocs := []string{}
-	for i := 0; i < len(lines); i++ {
+	for i := range lines {
 		line := strings.TrimSuffix(lines[i], "\r")
 		if len(heredocs) > 0 {
 			if strings.TrimSpace(line) == heredocs[0] {

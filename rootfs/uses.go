@@ -366,10 +366,20 @@ func (c *collector) program(name string, args []string, kind, via string) {
 		}
 		return
 	}
-	for _, d := range c.in.closure(real, c.env["LD_LIBRARY_PATH"], c.env["LD_PRELOAD"]) {
+	libraryPath, preload := c.env["LD_LIBRARY_PATH"], c.env["LD_PRELOAD"]
+	if node.Mode&0o6000 != 0 && c.unprivileged() {
+		libraryPath, preload = "", "" // ld.so obeys neither for who gains rights by it
+	}
+	for _, d := range c.in.closure(real, libraryPath, preload) {
 		c.add(d.path, "soname", d.via)
 	}
 	c.arguments(p, real, args)
+}
+
+// unprivileged tells whether the service runs as another user than root.
+func (c *collector) unprivileged() bool {
+	user := c.expand(value(c.u, "Service", "User"))
+	return isYes(value(c.u, "Service", "DynamicUser")) || user != "" && user != "root" && user != "0"
 }
 
 // lookPath finds a program as the manager does; "" where it is not there and

@@ -25,7 +25,7 @@ import (
 	"slices"
 )
 
-// ErrNotELF: the file does not begin as an ELF file.
+// ErrNotELF tells that the file does not begin as an ELF file.
 var ErrNotELF = errors.New("no ELF file")
 
 // maxNotes bounds a note segment in bytes; the largest that occur, of core
