@@ -350,7 +350,8 @@ func extraNames(name string) []string {
 		return out
 	}
 	next := short[:i+1]
-	if at {
+	if at && instance != "" {
+		// A template is shortened to a plain name: foo-bar@.service to foo-.service.
 		next += "@" + instance
 	}
 	return append(out, extraNames(next+"."+suffix)...)

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -223,10 +224,25 @@ func TestJobs(t *testing.T) {
 		t.Run(root, func(t *testing.T) {
 			t.Parallel()
 			g := all(version)
+			var names []string
+			seed, count := uint64(1), 150
+			if os.Getenv("LIVEUPD_LONG") == "1" {
+				seed, count = uint64(time.Now().UnixNano()), 3000
+			}
+			if n, err := strconv.ParseUint(os.Getenv("LIVEUPD_SEED"), 10, 64); err == nil {
+				seed = n
+			}
+			t.Logf("LIVEUPD_SEED=%d", seed)
 			m := machine.Boot(t, machine.Options{
 				Root: root, ReadOnly: true, Programs: append(machine.Programs(t), os.Args[0]),
-				Customize: func(root string) error { return lay(root, g.old) },
+				Customize: func(root string) (err error) {
+					if names, err = randomUnits(root, rand.New(rand.NewPCG(seed, uint64(version))), count); err != nil {
+						return err
+					}
+					return lay(root, g.old)
+				},
 			})
+			effectiveAgainst(t, m, names)
 			m.Shell("systemctl reset-failed; systemctl start " + strings.Join(g.start, " ") + "\n" + strings.Join(g.then, "\n"))
 			up := fixture.NewTree(t, root).File("liveupd.toml", "name = \"units\"\nowns = [\"/"+dir+"\"]\n", 0o644)
 			if err := lay(up.Dir, g.new); err != nil {
