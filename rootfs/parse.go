@@ -106,8 +106,8 @@ func effective(in []change.Setting) []change.Setting {
 	for _, s := range in {
 		kind := directive.KindOf(s.Section, s.Key)
 		if s.Value == "" {
-			if kind == directive.Deps || kind == directive.Mounts {
-				continue // "dependencies cannot be reset to an empty list"
+			if !kind.Resets() {
+				continue
 			}
 			group := resetGroup(s.Section, s.Key)
 			drop(func(o change.Setting) bool {

@@ -52,6 +52,7 @@ type Kind string
 // The kinds of which the last assignment wins.
 const (
 	Text   Kind = "text"
+	Enum   Kind = "enum" // one of some words
 	Path   Kind = "path"
 	Bool   Kind = "bool"
 	Word   Kind = "word" // a boolean or one of some words
@@ -60,13 +61,13 @@ const (
 	Size   Kind = "size" // bytes, with suffixes to the base 1024
 	Mode   Kind = "mode" // octal
 	Int    Kind = "int"
-	Limit  Kind = "limit" // SOFT:HARD
+	Limit  Kind = "limit" // SOFT:HARD, as sizes
+	Count  Kind = "count" // SOFT:HARD
 	Signal Kind = "signal"
 	Opts   Kind = "options" // of a mount
 )
 
-// The kinds whose assignments add up, and which an empty assignment resets,
-// dependencies aside.
+// The kinds whose assignments add up.
 const (
 	Lines   Kind = "lines"   // each assignment is an item, in order
 	Command Kind = "command" // each assignment is a command line, in order
@@ -81,10 +82,21 @@ const (
 // Scalar tells whether the last assignment wins.
 func (k Kind) Scalar() bool {
 	switch k {
-	case Text, Path, Bool, Word, Time, NSec, Size, Mode, Int, Limit, Signal, Opts:
+	case Text, Enum, Path, Bool, Word, Time, NSec, Size, Mode, Int, Limit, Count, Signal, Opts:
 		return true
 	}
 	return false
+}
+
+// Resets tells whether an empty assignment takes the earlier ones back. It is
+// ignored with a warning where it is no value of its kind, and it cannot reset
+// dependencies (systemd.unit(5)).
+func (k Kind) Resets() bool {
+	switch k {
+	case Bool, Word, Enum, Time, Mode, Limit, Count, Signal, Deps, Mounts:
+		return false
+	}
+	return true
 }
 
 // Directive is what the list says of one setting.

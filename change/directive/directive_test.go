@@ -32,7 +32,9 @@ func TestEqual(t *testing.T) {
 		{"Service", "WatchdogSec", list{"1.5h"}, list{"90min"}, true},
 		{"Service", "WatchdogSec", list{"90"}, list{"90ms"}, false},
 		{"Service", "TimerSlackNSec", list{"1ms"}, list{"1000000"}, true},
-		{"Service", "LimitNOFILE", list{"1024"}, list{"1K:1024"}, true},
+		{"Service", "LimitNOFILE", list{"1024"}, list{"1024:1024"}, true},
+		{"Service", "LimitNOFILE", list{"1024"}, list{"1K"}, false},
+		{"Service", "LimitAS", list{"1024"}, list{"1K:1024"}, true},
 		{"Service", "LimitNOFILE", list{"1024"}, list{"1024:4096"}, false},
 		{"Service", "LimitCORE", list{"infinity"}, list{"infinity:infinity"}, true},
 		{"Service", "MemoryMax", list{"1G"}, list{"1024M"}, true},
@@ -184,7 +186,7 @@ func FuzzNormal(f *testing.F) {
 	for _, v := range []string{"yes", "1min 30s", "1.5G", "0644", "SIGTERM", `/bin/a "b c" \x20`, "A=1 B=2", "~a b", "ro,defaults", "1K:infinity"} {
 		f.Add(v)
 	}
-	kinds := []Kind{Text, Path, Bool, Word, Time, NSec, Size, Mode, Int, Limit, Signal, Opts, Lines, Command, Words, Set, Deps, Mounts, Env, Filter}
+	kinds := []Kind{Text, Enum, Path, Bool, Word, Time, NSec, Size, Mode, Int, Limit, Count, Signal, Opts, Lines, Command, Words, Set, Deps, Mounts, Env, Filter}
 	f.Fuzz(func(t *testing.T, v string) {
 		for _, k := range kinds {
 			if a, b := Normal(k, []string{v}), Normal(k, []string{v}); !slices.Equal(a, b) {

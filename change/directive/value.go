@@ -135,6 +135,10 @@ func scalar(kind Kind, v string) string {
 			hard = soft
 		}
 		return size(soft) + ":" + size(hard)
+	case Count:
+		if !strings.Contains(v, ":") {
+			return v + ":" + v
+		}
 	case Signal:
 		v = strings.TrimPrefix(v, "SIG")
 		return cmp.Or(signals[v], v)

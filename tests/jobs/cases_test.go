@@ -163,7 +163,7 @@ var cases = []struct {
 			"@@-a.service": "[Unit]\nAfter=basic.target sysinit.target\n[Service]\nExecStart=/bin/sleep infinity\nPrivateTmp=yes\nEnvironment=A=1 B=2\nWatchdogSec=0\nLimitNOFILE=1024\n",
 		},
 		new: map[string]string{
-			"@@-a.service": "[Unit]\nAfter=sysinit.target\nAfter=basic.target\n[Service]\nExecStart=/bin/false\nExecStart=\nExecStart=/bin/sleep \\\n# a comment\n  'infinity'\nPrivateTmp=on\nEnvironment=\"B=2\" A=0\nEnvironment=A=1\nWatchdogSec=0s\nLimitNOFILE=1K:1K\nNoNewPrivileges=no\n",
+			"@@-a.service": "[Unit]\nAfter=sysinit.target\nAfter=basic.target\n[Service]\nExecStart=/bin/false\nExecStart=\nExecStart=/bin/sleep \\\n# a comment\n  'infinity'\nPrivateTmp=on\nEnvironment=\"B=2\" A=0\nEnvironment=A=1\nWatchdogSec=0s\nLimitNOFILE=1024:1024\nNoNewPrivileges=no\n",
 		},
 		start: []string{"@@-a.service"},
 	},
