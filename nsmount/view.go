@@ -67,6 +67,8 @@ type viewVolume struct {
 	Mount    string
 	Dev, Ino uint64 // of its root directory: the child opens it anew, by path
 	Up       string // from there; "" for no upper
+	// Nested: it is a btrfs subvolume that lies in another volume, and is no mount.
+	Nested bool
 }
 
 // viewResult is what the child answers.
@@ -100,6 +102,16 @@ func OpenView(ctx context.Context, _ *sys.Kernel, o ViewOptions) (*View, error) 
 		}
 		v.spec.Volumes = append(v.spec.Volumes, vv)
 	}
+	for _, u := range o.Uppers {
+		if slices.ContainsFunc(o.Root.vols, func(vol *volume) bool { return vol.Mount == u.Mount }) {
+			continue
+		}
+		vv, err := describeNested(o, u.Mount)
+		if err != nil {
+			return nil, fmt.Errorf("cannot open the staged view of %s: %w", u.Mount, err)
+		}
+		v.spec.Volumes = append(v.spec.Volumes, vv)
+	}
 	if _, err := v.run(ctx, nil); err != nil {
 		return nil, fmt.Errorf("cannot open the staged view: %w", err)
 	}
@@ -120,6 +132,24 @@ func describe(o ViewOptions, vol *volume) (viewVolume, error) {
 	return vv, err
 }
 
+// describeNested describes a subvolume by the volume that it lies in.
+func describeNested(o ViewOptions, mount string) (viewVolume, error) {
+	in := o.Root.vols[0]
+	for _, v := range o.Root.vols {
+		if len(v.Mount) > len(in.Mount) && strings.HasPrefix(mount, v.Mount+"/") {
+			in = v
+		}
+	}
+	dir, err := sys.OpenAt(in.Dir, strings.TrimPrefix(relative(in.Mount, mount), "/"), sys.OpenRead|sys.OpenDir|sys.OpenNoLink, sys.ResolveBeneath|sys.ResolveNoSymlinks)
+	if err != nil {
+		return viewVolume{}, err
+	}
+	defer dir.Close()
+	vv, err := describe(o, &volume{Volume: Volume{Mount: mount, Dir: dir}})
+	vv.Nested = true
+	return vv, err
+}
+
 // below finds the path of an open directory from the root of its volume, which
 // the child needs: overlayfs takes no layer of another namespace before Linux 6.15.
 func below(r *Root, vol *volume, dir *sys.FD) (string, error) {
@@ -131,8 +161,10 @@ func below(r *Root, vol *volume, dir *sys.FD) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	// As seen from the volume's copy, or from this namespace.
-	for _, rel := range []string{p, relative(r.hostPath(vol.Mount), p)} {
+	// As seen from the volume's copy, from this namespace, or, of a subvolume, from the
+	// copy of the volume that it lies in, wherever in that.
+	nested := p[max(strings.LastIndex(p, "/.liveupd/"), 0):]
+	for _, rel := range []string{p, relative(r.hostPath(vol.Mount), p), nested} {
 		rel = strings.Trim(rel, "/")
 		fd, err := sys.OpenAt(vol.Dir, rel, sys.OpenPath|sys.OpenDir, sys.ResolveBeneath|sys.ResolveNoSymlinks)
 		if err != nil {

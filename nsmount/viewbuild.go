@@ -80,6 +80,13 @@ func newBuilder(s *viewSpec) (*builder, error) {
 // openUppers finds the volumes with an upper among those that are there now.
 // Others may have come and gone: disks do.
 func (b *builder) openUppers() error {
+	for i := range b.spec.Volumes {
+		if want := &b.spec.Volumes[i]; want.Nested {
+			if err := b.openNested(want); err != nil {
+				return err
+			}
+		}
+	}
 	b.upper = make([]staged, len(b.root.vols))
 	for _, want := range b.spec.Volumes {
 		i := slices.IndexFunc(b.root.vols, func(v *volume) bool { return v.Mount == want.Mount })
@@ -105,6 +112,30 @@ func (b *builder) openUppers() error {
 			return err
 		}
 	}
+	return nil
+}
+
+// openNested makes a volume of a btrfs subvolume that is no mount: a copy of the mount
+// that it is seen in, from there downwards. One that something was mounted upon is not
+// seen, and needs none.
+func (b *builder) openNested(want *viewVolume) error {
+	v := &volume{Volume: Volume{Mount: want.Mount, FSType: "btrfs"}}
+	var err error
+	if v.tree, err = sys.OpenMount(nil, b.root.hostPath(want.Mount), true, false); err != nil {
+		return err
+	}
+	if v.Dir, err = sys.OpenAt(v.tree, ".", sys.OpenRead|sys.OpenDir, sys.ResolveBeneath); err != nil {
+		return err
+	}
+	n, err := v.Dir.Stat()
+	if err != nil || n.Dev != want.Dev || n.Ino != want.Ino {
+		want.Up = ""
+		v.Dir.Close()
+		v.tree.Close()
+		return err
+	}
+	at, _ := slices.BinarySearchFunc(b.root.vols, want.Mount, func(v *volume, mount string) int { return strings.Compare(v.Mount, mount) })
+	b.root.vols = slices.Insert(b.root.vols, at, v)
 	return nil
 }
 
