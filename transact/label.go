@@ -1,10 +1,13 @@
 package transact
 
 import (
+	"bytes"
 	"fmt"
 	"path"
 	"strings"
 
+	"github.com/liveupd/liveupd/change"
+	"github.com/liveupd/liveupd/internal/journal"
 	"github.com/liveupd/liveupd/internal/sys"
 )
 
@@ -62,4 +65,37 @@ func (s *Store) labelHome(v *volume, has []byte) error {
 		return err
 	}
 	return s.k.SetXattr(v.Dir, Dir, selinux, above[selinux])
+}
+
+// relabel gives what was kept the labels that it had. A relabelling of the whole root
+// (fixfiles, restorecon -R, the next boot after /.autorelabel) goes by paths, and has
+// made of it what lies in .liveupd: taken back so, a daemon would run in no domain of
+// its own. A label that cannot be set is told, and keeps nothing from being taken back.
+func (m *mover) relabel(op *journal.Op, dir *sys.FD, name string) error {
+	if op.Old.Xattrs[selinux] == nil {
+		return nil
+	}
+	m.relabelOne(op.Path, op.Old, dir, name)
+	if op.Old.Type != change.Directory {
+		return nil
+	}
+	return walk(dir, name, op.Path, func(p string, dir *sys.FD, name string) error {
+		member, err := m.members.find(p)
+		if err != nil || member == nil || member.Old == nil {
+			return err
+		}
+		m.relabelOne(p, member.Old, dir, name)
+		return nil
+	})
+}
+
+func (m *mover) relabelOne(p string, was *journal.Object, dir *sys.FD, name string) {
+	want := was.Xattrs[selinux]
+	now, err := sys.Xattrs(dir, name)
+	if err == nil && want != nil && !bytes.Equal(now[selinux], want) {
+		err = m.t.s.k.SetXattr(dir, name, selinux, want)
+	}
+	if err != nil {
+		m.t.warn("%s: its old SELinux label was not put back: %v; run restorecon on it", p, err)
+	}
 }

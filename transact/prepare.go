@@ -90,6 +90,9 @@ func (p *preparer) op(it *item) error {
 		}
 		if op.Old != nil {
 			op.Old.Digest = it.Old.Digest
+			if label := it.Old.Xattrs[selinux]; label != nil {
+				op.Old.Xattrs = map[string][]byte{selinux: label}
+			}
 		}
 		if it.inPlace() {
 			if op.Old.Xattrs, err = sys.Xattrs(dir, name); err != nil {

@@ -87,6 +87,11 @@ func (m *mover) undoExchange(op *journal.Op, s spot, live, staged *journal.Objec
 	exchange := func() error {
 		return named("take back", op, m.rename(op, s.staged, s.stagedName, s.live, s.liveName, sys.RenameExchange))
 	}
+	if retained(op.Old, staged) {
+		if err := m.relabel(op, s.staged, s.stagedName); err != nil {
+			return named("look at", op, err)
+		}
+	}
 	restored := same(op.Old, live) || (live != nil && !same(op.New, live) && retained(op.Old, live))
 	switch {
 	case same(op.New, staged) && !restored:
@@ -136,6 +141,9 @@ func (m *mover) undoRemove(op *journal.Op, s spot, live, staged *journal.Object)
 			return fmt.Errorf("cannot take back %s: its old version is lost: %w", op.Path, fs.ErrNotExist)
 		}
 		return nil // not removed, or back already
+	}
+	if err := m.relabel(op, s.staged, s.stagedName); err != nil {
+		return named("look at", op, err)
 	}
 	if live != nil {
 		if err := m.save(op, s.live, s.liveName, s); err != nil {

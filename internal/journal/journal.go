@@ -54,8 +54,10 @@ type Object struct {
 	Nlink  uint32
 	Target string
 	Digest change.Digest
-	Xattrs map[string][]byte // of operations that change metadata in place only
-	Ctime  int64             // nanoseconds since the epoch; in memory only: the exchange changes it
+	// Xattrs are those of operations that change metadata in place, and of other old
+	// objects the SELinux label alone.
+	Xattrs map[string][]byte
+	Ctime  int64 // nanoseconds since the epoch; in memory only: the exchange changes it
 }
 
 // Kind is what one operation does.

@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/liveupd/liveupd/change"
+	"github.com/liveupd/liveupd/engine"
 	"github.com/liveupd/liveupd/internal/sys"
 )
 
@@ -252,4 +253,81 @@ func TestLabelsAgainstSetfiles(t *testing.T) {
 		}
 		t.Logf("%d labels checked", checked)
 	})
+}
+
+// What setfiles makes of a root after an update, what liveupd keeps with it, does not
+// come back with a rollback; a repair labels, too, and no folder, symlink or file that
+// is new is left out.
+func TestLabelsAfterRelabelling(t *testing.T) {
+	need(t, "setfiles")
+	root := filepath.Join(t.TempDir(), "root")
+	mount(t, root, disk(t, "ext4"))
+	t.Run("run", func(t *testing.T) {
+		populate(t, root)
+		policy(t, root, ownRules)
+		write(t, root, "usr/share/old/inner/deep", "x", 0o644)
+		must(t, os.Symlink("deep", filepath.Join(root, "usr/share/old/inner/link")))
+		contexts := filepath.Join(root, "etc/selinux/default/contexts/files/file_contexts")
+		relabel := func() string {
+			return relabelled(t, root, contexts, false)
+		}
+		relabel()
+		old := snapshot(t, root, nil)
+		source := update(t)
+		write(t, source, "etc/new.d/sub/conf", "x", 0o644)
+		must(t, os.Symlink("conf", filepath.Join(source, "etc/new.d/sub/link")))
+		verb(t, root, source, "apply")
+		if wrong := relabelled(t, root, contexts, true); wrong != "" {
+			t.Errorf("after the commit restorecon would change\n%s", wrong)
+		}
+		write(t, root, "usr/lib/app/new/1", "rot", 0o644)
+		must(t, os.Remove(filepath.Join(root, "usr/lib/app/new/2")))
+		if _, err := (&engine.Engine{}).Run(t.Context(), engine.Request{Verb: "verify", Root: root, Repair: true, Source: "tree:" + source}, engine.Events{}); err != nil {
+			t.Fatalf("repair: %v", err)
+		}
+		if wrong := relabelled(t, root, contexts, true); wrong != "" {
+			t.Errorf("after the repair restorecon would change\n%s", wrong)
+		}
+		verb(t, root, "", "rollback") // of the repair
+		write(t, root, "usr/lib/app/new/2", "new 2", 0o644)
+		relabel()
+		if got := labelOf(t, root, ".liveupd/tx"); got != typeLabel("default_t") {
+			t.Fatalf("what is kept is labelled %q: the relabelling shows nothing", got)
+		}
+		verb(t, root, "", "rollback")
+		now := snapshot(t, root, nil)
+		for name := range now {
+			if strings.HasPrefix(name, "usr/lib/app/new") && old[name] == "" {
+				delete(now, name) // what this test wrote itself
+			}
+		}
+		if wrong := relabelled(t, root, contexts, true); wrong != "" {
+			t.Errorf("after the rollback restorecon would change\n%s", wrong)
+		}
+		for name, line := range old {
+			if now[name] != line && !strings.HasPrefix(line, "mode=04") {
+				t.Errorf("after the rollback %s is %s; it was %s", name, now[name], line)
+			}
+		}
+	})
+}
+
+// relabelled has setfiles label a root, or say what it would change outside of .liveupd.
+func relabelled(t *testing.T, root, contexts string, dry bool) string {
+	t.Helper()
+	args := []string{"-F", "-v", "-r", root, contexts, root}
+	if dry {
+		args = append([]string{"-n"}, args...)
+	}
+	out, err := exec.Command("setfiles", args...).CombinedOutput()
+	if err != nil {
+		t.Fatalf("setfiles: %v\n%s", err, out)
+	}
+	var wrong []string
+	for line := range strings.Lines(string(out)) {
+		if strings.Contains(line, "elabel") && !strings.Contains(line, "/.liveupd") && !strings.Contains(line, "lost+found") {
+			wrong = append(wrong, line)
+		}
+	}
+	return strings.Join(wrong, "")
 }
