@@ -41,8 +41,19 @@ type Tree struct {
 	Reached map[string]string
 	// Host is what the tree sets for the host as a whole; nil where nothing of it changes.
 	Host *HostConfig
+	// Presets are the rules for units that are installed, in the order in which
+	// they are asked: the first one that names a unit decides.
+	Presets []Preset
 	// Warnings tell what could not be read or understood.
 	Warnings []string
+}
+
+// Preset is a line of a preset file (systemd.preset(5)).
+type Preset struct {
+	Do        string   // enable, disable or ignore
+	Pattern   string   // as path.Match has it
+	Instances []string // of a template
+	File      string
 }
 
 // Chain gives the paths that lead from what the unit runs to path, both ends

@@ -121,6 +121,7 @@ func Make(in change.Input) *change.Plan {
 	p := newPlanning(in)
 	p.unitFiles()
 	p.starts()
+	p.presets()
 	p.code()
 	p.reach()
 	p.configuration()

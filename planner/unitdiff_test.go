@@ -215,3 +215,37 @@ func TestUnitDiffProperties(t *testing.T) {
 	}
 	t.Logf("%d rounds", rounds)
 }
+
+func TestPresets(t *testing.T) {
+	add := func(rules ...change.Preset) *scenario {
+		s := machine().add("/usr/lib/systemd/system/new.service", "/usr/lib/systemd/system/tpl@.service")
+		s.in.New.Units["new.service"] = define("new.service", "[Service]\nExecStart=/n\n[Install]\nWantedBy=graphical.target multi-user.target")
+		s.in.New.Units["tpl@.service"] = define("tpl@.service", "[Service]\nExecStart=/n\n[Install]\nWantedBy=multi-user.target\nDefaultInstance=d")
+		s.in.New.Presets = rules
+		return s
+	}
+	rule := func(do, pattern string, instances ...string) change.Preset {
+		return change.Preset{Do: do, Pattern: pattern, Instances: instances, File: "/usr/lib/systemd/system-preset/50-x.preset"}
+	}
+	for _, c := range []struct {
+		s    *scenario
+		want string
+	}{
+		{add(), "host daemon-reload"},
+		{add(rule("enable", "new.service")), "start new.service, host daemon-reload"},
+		{add(rule("disable", "n*"), rule("enable", "new.service")), "host daemon-reload"},
+		{add(rule("enable", "tpl@.service", "a", "b")), "start tpl@a.service, start tpl@b.service, host daemon-reload"},
+		{add(rule("enable", "tpl@.service")), "start tpl@d.service, host daemon-reload"},
+		{add(rule("ignore", "*"), rule("enable", "*")), "host daemon-reload"},
+	} {
+		p := Make(c.s.in)
+		if got := summary(p); got != c.want {
+			t.Errorf("%+v: %s; want %s", c.s.in.New.Presets, got, c.want)
+		}
+	}
+	s := add(rule("enable", "new.service"))
+	s.in.Old.Units["new.service"] = s.in.New.Units["new.service"]
+	if got := summary(Make(s.in)); strings.Contains(got, "start") {
+		t.Errorf("a unit that was there: %s; want no start", got)
+	}
+}
