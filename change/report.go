@@ -141,3 +141,20 @@ type VerifyReport struct {
 	Machine     int      `json:"machine"` // paths that the machine may change
 	Warnings    []string `json:"warnings"`
 }
+
+// DiffReport is what came of making a patch.
+type DiffReport struct {
+	MessageType string `json:"message_type"` // "report"
+	Schema      int    `json:"schema"`
+	Verb        string `json:"verb"`   // diff
+	Result      string `json:"result"` // done, nothing-to-do
+	Old         string `json:"old"`
+	New         string `json:"new"`
+	Out         string `json:"out,omitempty"`
+	Encoder     string `json:"encoder"`
+	Entries     int    `json:"entries"` // that changed or came
+	Removed     int    `json:"removed"`
+	Bases       int    `json:"bases"`   // files that a machine must have as the old tree has them
+	Content     int64  `json:"content"` // bytes of what it stands for
+	Bytes       int64  `json:"bytes"`   // of the patch
+}

@@ -86,7 +86,7 @@ func BenchmarkCompareWarm100k(b *testing.B) {
 	})
 	b.Run("base entries", func(b *testing.B) {
 		for range b.N {
-			if err := catalog.WriteBase(nil, cache, "base", r.BaseEntries(nil)); err != nil {
+			if err := catalog.WriteBase(nil, cache, "base", false, r.BaseEntries(nil)); err != nil {
 				b.Fatal(err)
 			}
 		}

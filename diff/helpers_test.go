@@ -352,7 +352,7 @@ func snapshot(t testing.TB, dir string) []string {
 func readBase(t testing.TB, entries iter.Seq2[string, *change.Node]) *catalog.Base {
 	t.Helper()
 	dir := openDir(t, t.TempDir())
-	if err := catalog.WriteBase(nil, dir, "base", entries); err != nil {
+	if err := catalog.WriteBase(nil, dir, "base", false, entries); err != nil {
 		t.Fatal(err)
 	}
 	base, err := catalog.ReadBase(dir, "base")

@@ -81,7 +81,7 @@ func (s *session) recordUnchanged(p *planned) error {
 	if p.result == nil {
 		return nil // no source says what the root should be
 	}
-	if baseEqual(p.result.BaseEntries(p.base), p.base) {
+	if p.base.Whole() == p.recordsWhole() && baseEqual(p.result.BaseEntries(p.base), p.base) {
 		return nil
 	}
 	_, id, err := s.currentBase()
@@ -96,7 +96,7 @@ func (s *session) recordUnchanged(p *planned) error {
 		return err
 	}
 	defer dir.Close()
-	return catalog.WriteBase(s.k, dir, basePrefix+id, p.result.BaseEntries(p.base))
+	return catalog.WriteBase(s.k, dir, basePrefix+id, p.recordsWhole(), p.result.BaseEntries(p.base))
 }
 
 // baseEqual tells whether a record would be written as it stands.
@@ -186,7 +186,7 @@ func (r *run) prepare(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	err = catalog.WriteBase(r.s.k, dir, basePrefix+r.tx.ID(), r.p.record())
+	err = catalog.WriteBase(r.s.k, dir, basePrefix+r.tx.ID(), r.p.recordsWhole(), r.p.record())
 	if err = errors.Join(err, dir.Close(), r.writeClaim()); err != nil {
 		return err
 	}

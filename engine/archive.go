@@ -19,6 +19,7 @@ import (
 	"github.com/liveupd/liveupd/internal/catalog"
 	"github.com/liveupd/liveupd/internal/sys"
 	"github.com/liveupd/liveupd/source/fetch"
+	"github.com/liveupd/liveupd/source/patch"
 	"github.com/liveupd/liveupd/source/tarball"
 	"github.com/liveupd/liveupd/source/tree"
 )
@@ -54,6 +55,9 @@ type unpackNote struct {
 	Digest   string   `json:"sha256"` // of the archive
 	Implied  []string `json:"implied,omitempty"`
 	Warnings []string `json:"warnings,omitempty"`
+	// Patch: it was one, and removes Gone.
+	Patch bool         `json:"patch,omitempty"`
+	Gone  []patch.Gone `json:"gone,omitempty"`
 }
 
 func (u *unpacked) close() {
@@ -85,7 +89,7 @@ var urlLike = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9+.-]*://`)
 func isURL(where string) bool { return urlLike.MatchString(where) }
 
 // openArchive fetches and unpacks an archive, or finds it unpacked.
-func (s *session) openArchive(ctx context.Context, where string, ev Events) (_ *update, err error) {
+func (s *session) openArchive(ctx context.Context, kind, where string, ev Events) (_ *update, err error) {
 	home, homePath, err := s.unpackHome()
 	if err != nil {
 		return nil, err
@@ -123,7 +127,7 @@ func (s *session) openArchive(ctx context.Context, where string, ev Events) (_ *
 	if err != nil {
 		return nil, err
 	}
-	if err := s.unpackOnce(ctx, u, in, name, ev); err != nil {
+	if err := s.unpackOnce(ctx, u, in, kind, name, ev); err != nil {
 		return nil, err
 	}
 	if err := signed.unpackedIs(name, u.note.Digest); err != nil {
@@ -135,7 +139,12 @@ func (s *session) openArchive(ctx context.Context, where string, ev Events) (_ *
 	if err != nil {
 		return nil, err
 	}
-	return &update{Tree: t, unpacked: u}, nil
+	out := &update{Tree: t, unpacked: u, patch: kind == "patch"}
+	if out.gone, out.warnings, err = s.settleGone(u.note.Gone); err != nil {
+		t.Close()
+		return nil, err
+	}
+	return out, nil
 }
 
 // archiveKey identifies a file's content without reading it.
@@ -222,9 +231,22 @@ func ensureDir(k *sys.Kernel, dir *sys.FD, name string) (*sys.FD, error) {
 }
 
 // unpackOnce unpacks in, unless it lies there.
-func (s *session) unpackOnce(ctx context.Context, u *unpacked, in *os.File, name string, ev Events) error {
-	if u.load() == nil {
+func (s *session) unpackOnce(ctx context.Context, u *unpacked, in *os.File, kind, name string, ev Events) error {
+	if u.load() == nil && u.note.Patch == (kind == "patch") {
 		return nil
+	}
+	st, err := in.Stat()
+	if err != nil {
+		return fmt.Errorf("cannot unpack %s: %w", name, err)
+	}
+	var archive io.Reader = in
+	var p *patch.Patch
+	size := st.Size()
+	if kind == "patch" {
+		if p, err = s.openPatch(ctx, in, name); err != nil {
+			return err
+		}
+		archive, size = p.Tar(ctx), p.Size()
 	}
 	if err := u.clear(func(string) bool { return true }); err != nil {
 		return err
@@ -237,15 +259,11 @@ func (s *session) unpackOnce(ctx context.Context, u *unpacked, in *os.File, name
 		return fmt.Errorf("cannot unpack %s: %w", name, err)
 	}
 	defer dest.Close()
-	st, err := in.Stat()
-	if err != nil {
-		return fmt.Errorf("cannot unpack %s: %w", name, err)
-	}
 	u.index = new(catalog.Index)
-	ev.progress("unpacking", 0, st.Size(), "bytes", "")
-	res, err := tarball.Unpack(ctx, s.k, in, name, dest, tarball.Options{
+	ev.progress("unpacking", 0, size, "bytes", "")
+	res, err := tarball.Unpack(ctx, s.k, archive, name, dest, tarball.Options{
 		ID:       tarball.IDsFrom(s.accounts("passwd"), s.accounts("group")),
-		Progress: func(p tarball.Progress) { ev.bytes("unpacking", p.Entries, p.Read, st.Size()) },
+		Progress: func(p tarball.Progress) { ev.bytes("unpacking", p.Entries, p.Read, size) },
 		Record: func(_ string, n *change.Node) {
 			if n.Type == change.Regular {
 				u.index.PutOwn(n.Ino, n.CtimeNS, n.Size, n.Digest, n.Xattrs)
@@ -260,6 +278,9 @@ func (s *session) unpackOnce(ctx context.Context, u *unpacked, in *os.File, name
 		return errors.Join(err, u.clear(func(string) bool { return true }))
 	}
 	u.note = unpackNote{Digest: res.Digest.String(), Implied: res.Implied, Warnings: res.Warnings}
+	if p != nil {
+		u.note.Digest, u.note.Patch, u.note.Gone = p.Digest().String(), true, p.Gone()
+	}
 	u.setImplied()
 	return u.save(name)
 }

@@ -203,7 +203,7 @@ func normalize(req Request) (Request, error) {
 			return req, fmt.Errorf("cannot resolve the keys %s: %w", req.KeysDir, err)
 		}
 	}
-	if kind, where, ok := strings.Cut(req.Source, ":"); ok && (kind == "tree" || kind == debKind || kind == "tar" && !isURL(where)) && where != "" {
+	if kind, where, ok := strings.Cut(req.Source, ":"); ok && (kind == "tree" || kind == debKind || (kind == "tar" || kind == "patch") && !isURL(where)) && where != "" {
 		// The worker has another working directory.
 		if where, err = filepath.Abs(where); err != nil {
 			return req, fmt.Errorf("cannot resolve source %s: %w", req.Source, err)

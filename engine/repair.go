@@ -94,6 +94,12 @@ func (p *planned) record() iter.Seq2[string, *change.Node] {
 	return p.result.BaseEntries(p.base)
 }
 
+// recordsWhole tells whether what is recorded is all of a system: a part of one that is
+// put upon a whole one leaves it whole.
+func (p *planned) recordsWhole() bool {
+	return p.base.Whole() || p.result != nil && p.src != nil && p.src.Whole()
+}
+
 // lostPaths are damaged paths that cannot be put back, with the reason.
 type lostPaths []change.Damage
 
@@ -130,7 +136,7 @@ func (s *session) planRepair(ctx context.Context, base *catalog.Base, id string,
 	if i := slices.IndexFunc(list, func(g change.Generation) bool { return g.ID == id }); i >= 0 {
 		of = list[i]
 	}
-	rules, err := writable.New(s.rulesOptions(baseIsWhole(base.Get), nil, nil, base))
+	rules, err := writable.New(s.rulesOptions(base.Whole(), nil, nil, base))
 	if err != nil {
 		return nil, nil, err
 	}

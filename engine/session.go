@@ -222,7 +222,7 @@ func (s *session) saveIndexes(sourceIndex *catalog.Index, sourceName string) {
 	if err := s.liveIndex.Save(s.k, s.cache, "index"); err != nil {
 		s.warnings = append(s.warnings, fmt.Sprintf("the index of the root was not saved: %v", err))
 	}
-	if sourceIndex != nil {
+	if sourceIndex != nil && sourceName != "" { // an unpacked archive keeps its own
 		if err := sourceIndex.Save(s.k, s.cache, sourceName); err != nil {
 			s.warnings = append(s.warnings, fmt.Sprintf("the index of the source was not saved: %v", err))
 		}

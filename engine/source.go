@@ -17,6 +17,22 @@ type update struct {
 	*tree.Tree
 	// unpacked is what an archive became; nil for a tree that was one before.
 	unpacked *unpacked
+	// patch: it is part of a tree, whatever it holds; gone are the paths that it
+	// removes.
+	patch    bool
+	gone     map[string]bool
+	warnings []string
+}
+
+// Whole tells whether the source is a whole system's tree.
+func (u *update) Whole() bool { return !u.patch && u.Tree.Whole() }
+
+// owns are the paths that the update owns wholly.
+func (u *update) owns() []string {
+	if u.patch {
+		return nil // what the new tree's own manifest says is of all of it
+	}
+	return u.Manifest().Owns
 }
 
 // Close lets go of the source, and of what was unpacked and used up.
@@ -31,7 +47,7 @@ func (u *update) Warnings() []string {
 	if u.unpacked != nil {
 		w = append(w, u.unpacked.note.Warnings...)
 	}
-	return w
+	return append(w, u.warnings...)
 }
 
 // isImplied tells of a folder that the archive says nothing of.
@@ -63,10 +79,10 @@ func (s *session) openSource(ctx context.Context, ev Events) (*update, error) {
 			return nil, err
 		}
 		return &update{Tree: t}, nil
-	case kind == "tar":
-		return s.openArchive(ctx, where, ev)
+	case kind == "tar", kind == "patch":
+		return s.openArchive(ctx, kind, where, ev)
 	}
-	return nil, usage("cannot read source %q: kind %q is not known; known are: tree, tar, apt, deb", s.req.Source, kind)
+	return nil, usage("cannot read source %q: kind %q is not known; known are: tree, tar, patch, apt, deb", s.req.Source, kind)
 }
 
 func (s *session) openTree(ctx context.Context, where string) (*tree.Tree, error) {

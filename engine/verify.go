@@ -46,7 +46,7 @@ func (s *session) look(ctx context.Context, ev Events, also func(change.Damage))
 	if base == nil {
 		return nil, nil, change.WithHint(errors.New("cannot verify: no committed update is recorded for this root"), "see: liveupd history")
 	}
-	rules, err := writable.New(s.rulesOptions(baseIsWhole(base.Get), nil, nil, base))
+	rules, err := writable.New(s.rulesOptions(base.Whole(), nil, nil, base))
 	if err != nil {
 		return nil, nil, err
 	}
@@ -64,14 +64,4 @@ func (s *session) look(ctx context.Context, ev Events, also func(change.Damage))
 	s.saveIndexes(nil, "")
 	report.MessageType, report.Schema, report.Verb, report.Generation = "report", Schema, "verify", id
 	return base, report, nil
-}
-
-// baseIsWhole tells whether a record is that of a whole system: it has an os-release in /usr or /etc.
-func baseIsWhole(get func(string) (*change.Node, bool)) bool {
-	for _, path := range []string{"/usr/lib/os-release", "/etc/os-release"} {
-		if _, ok := get(path); ok {
-			return true
-		}
-	}
-	return false
 }

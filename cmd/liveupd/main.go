@@ -125,7 +125,7 @@ Start with:   liveupd apply --plan --source tree:DIR
 	f.BoolVarP(&o.verbose, "verbose", "v", false, "print every path and every reason")
 	cmd.AddCommand(newApply(o), newCheck(o), newRestart(o), newStatus(o), newHistory(o), newRollback(o), newVerify(o), newRecover(o), newClean(o), newSetup(o), newExec(o))
 	cmd.AddCommand(newPolicyTopic())
-	cmd.AddCommand(newKey(o), newRevoke(o), newKeygen(o), newSign(o))
+	cmd.AddCommand(newKey(o), newRevoke(o), newKeygen(o), newSign(o), newDiff(o))
 	cmd.CompletionOptions.HiddenDefaultCmd = true
 	cmd.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return fmt.Errorf("%w (see: %s --help)", err, c.CommandPath())

@@ -21,6 +21,9 @@ const (
 	restart = 16
 )
 
+// wholeBit of the number of entries says that they are a whole system's.
+const wholeBit = 1 << 31
+
 // Block is of which number of entries Part begins at a multiple.
 const Block = restart
 
@@ -29,22 +32,30 @@ const Block = restart
 type Base struct {
 	data   []byte // entries
 	n      int
+	whole  bool
 	starts []uint32
 }
 
 // WriteBase writes a recorded base to name below dir, replacing it at once.
-// The entries come in ascending bytewise order of their paths. Where the file
-// already holds the same nothing is written.
-func WriteBase(k *sys.Kernel, dir *sys.FD, name string, entries iter.Seq2[string, *change.Node]) error {
+// The entries come in ascending bytewise order of their paths; whole says that they
+// are all of a system. Where the file already holds the same nothing is written.
+func WriteBase(k *sys.Kernel, dir *sys.FD, name string, whole bool, entries iter.Seq2[string, *change.Node]) error {
 	b, err := encodeBase(entries)
 	if err != nil {
 		return fmt.Errorf("cannot write the recorded base: %w", err)
+	}
+	if whole {
+		binary.LittleEndian.PutUint32(b[12:], binary.LittleEndian.Uint32(b[12:])|wholeBit)
+		seal(b)
 	}
 	if err := writeFile(k, dir, name, b); err != nil {
 		return fmt.Errorf("cannot write the recorded base: %w", err)
 	}
 	return nil
 }
+
+// Whole tells whether the record is that of a whole system.
+func (b *Base) Whole() bool { return b != nil && b.whole }
 
 func encodeBase(entries iter.Seq2[string, *change.Node]) ([]byte, error) {
 	b := make([]byte, baseHead, 1<<16)
@@ -99,7 +110,8 @@ func parseBase(b []byte) (*Base, error) {
 		return nil, errTruncated
 	}
 	n := binary.LittleEndian.Uint32(b[12:])
-	base := &Base{data: b[baseHead:], n: int(n)}
+	base := &Base{data: b[baseHead:], n: int(n &^ wholeBit), whole: n&wholeBit != 0}
+	n &^= wholeBit
 	if uint64(n) > uint64(len(base.data)) {
 		return nil, errTruncated
 	}

@@ -166,7 +166,7 @@ func TestSavesOnlyChanges(t *testing.T) {
 	save := func() int {
 		t.Helper()
 		calls = 0
-		if err := errors.Join(x.Save(k, dir, "index"), WriteBase(k, dir, "base", entries)); err != nil {
+		if err := errors.Join(x.Save(k, dir, "index"), WriteBase(k, dir, "base", false, entries)); err != nil {
 			t.Fatal(err)
 		}
 		return calls
@@ -216,7 +216,7 @@ func TestDamagedFiles(t *testing.T) {
 	x := LoadIndex(dir, "index")
 	x.Put(1, settled, 1, digest(1), map[string][]byte{"user.x": []byte("1")})
 	entries := maps.All(map[string]*change.Node{"/a": {Type: change.Symlink, Target: "b"}})
-	if err := errors.Join(x.Save(nil, dir, "index"), WriteBase(nil, dir, "base", entries)); err != nil {
+	if err := errors.Join(x.Save(nil, dir, "index"), WriteBase(nil, dir, "base", false, entries)); err != nil {
 		t.Fatal(err)
 	}
 	for _, file := range []string{"index", "base"} {
@@ -307,7 +307,7 @@ func TestBaseRoundTrip(t *testing.T) {
 	t.Parallel()
 	nodes := baseNodes()
 	dir, _ := tempDir(t)
-	if err := WriteBase(nil, dir, "base", inOrder(nodes)); err != nil {
+	if err := WriteBase(nil, dir, "base", false, inOrder(nodes)); err != nil {
 		t.Fatal(err)
 	}
 	b, err := ReadBase(dir, "base")
@@ -392,7 +392,7 @@ func TestBaseEmpty(t *testing.T) {
 	if err != nil || none != nil {
 		t.Fatalf("ReadBase of no file = %v, %v; want nil, nil", none, err)
 	}
-	if err := WriteBase(nil, dir, "base", func(func(string, *change.Node) bool) {}); err != nil {
+	if err := WriteBase(nil, dir, "base", false, func(func(string, *change.Node) bool) {}); err != nil {
 		t.Fatal(err)
 	}
 	empty, err := ReadBase(dir, "base")
@@ -514,7 +514,7 @@ func BenchmarkBase(b *testing.B) {
 	}
 	b.Run("Write", func(b *testing.B) {
 		for i := range b.N {
-			if err := WriteBase(nil, dir, fmt.Sprint("base", i%2), entries); err != nil {
+			if err := WriteBase(nil, dir, fmt.Sprint("base", i%2), false, entries); err != nil {
 				b.Fatal(err)
 			}
 		}

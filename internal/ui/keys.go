@@ -88,3 +88,19 @@ func (t *text) Signed(r *change.SignReport) {
 	}
 	t.warnings(r.Warnings)
 }
+
+func (j *jsonRenderer) Diffed(r *change.DiffReport) { j.line(r) }
+
+// Diffed tells how much a patch holds and what it needs.
+func (t *text) Diffed(r *change.DiffReport) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.clear()
+	if r.Result == "nothing-to-do" {
+		t.printf("Nothing differs: no patch was written.\n")
+		return
+	}
+	t.printf("%s\n", t.paint(bold, fmt.Sprintf("%s: %s", clean(r.Out), bytesText(r.Bytes))))
+	t.printf("  %s changed or added, %s removed; whole they are %s\n", plural(r.Entries, "path"), count(r.Removed), bytesText(r.Content))
+	t.printf("  %s of the old tree needed; made by %s\n", plural(r.Bases, "file"), clean(r.Encoder))
+}

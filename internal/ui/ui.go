@@ -26,6 +26,7 @@ type Renderer interface {
 	Setup(*change.SetupReport)
 	Keys(*change.KeyReport)
 	Signed(*change.SignReport)
+	Diffed(*change.DiffReport)
 	// Error prints what went wrong, what to do about it ("" for nothing), and
 	// the exit code to come.
 	Error(err error, hint string, code int)

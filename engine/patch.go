@@ -1,0 +1,258 @@
+package engine
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"iter"
+	"maps"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/liveupd/liveupd/change"
+	"github.com/liveupd/liveupd/diff"
+	"github.com/liveupd/liveupd/internal/sys"
+	"github.com/liveupd/liveupd/source/patch"
+	"github.com/liveupd/liveupd/source/tarball"
+)
+
+// The cache of unpacked archives is the same for both kinds: a patch becomes an
+// archive, and the archive a folder.
+
+// oldFile opens a file of the root for a patch.
+func (s *session) oldFile(name string) (patch.File, error) {
+	dir, rel := s.inVolume(name)
+	return sys.OpenRegular(dir, rel, sys.ResolveBeneath|sys.ResolveNoSymlinks)
+}
+
+// inVolume is volumeOf with a path that is looked up below the folder.
+func (s *session) inVolume(name string) (*sys.FD, string) {
+	dir, rel := s.volumeOf(name)
+	return dir, strings.TrimPrefix(rel, "/")
+}
+
+// openPatch checks that the root is the one that a patch was made for; what it
+// gives to read is the archive of what changes.
+func (s *session) openPatch(ctx context.Context, in io.Reader, name string) (*patch.Patch, error) {
+	p, err := patch.Open(ctx, in, s.oldFile)
+	if err != nil {
+		return nil, fmt.Errorf("cannot apply the patch %s: %w", name, err)
+	}
+	return p, nil
+}
+
+// settleGone decides which of the paths that a patch removes go. A file that the
+// machine changed stays, and so does a folder that holds more than the patch knows.
+func (s *session) settleGone(gone []patch.Gone) (goes map[string]bool, warnings []string, err error) {
+	goes = map[string]bool{}
+	for _, g := range slices.Backward(gone) {
+		p := string(g.Path)
+		dir, rel := s.inVolume(p)
+		n, err := sys.LstatPath(dir, rel)
+		switch {
+		case errors.Is(err, fs.ErrNotExist), errors.Is(err, fs.ErrInvalid):
+			continue
+		case err != nil:
+			return nil, nil, fmt.Errorf("cannot look at %s, which the patch removes: %w", p, err)
+		}
+		stays, err := s.stays(g, n, goes)
+		if err != nil {
+			return nil, nil, fmt.Errorf("cannot look at %s, which the patch removes: %w", p, err)
+		}
+		if stays != "" {
+			warnings = append(warnings, fmt.Sprintf("%s stays, although the patch removes it: %s", p, stays))
+			continue
+		}
+		goes[p] = true
+	}
+	slices.Sort(warnings)
+	return goes, warnings, nil
+}
+
+// goneRules add the paths that a patch removes to the rules of who owns what: a part
+// of a tree removes nothing by itself.
+type goneRules struct {
+	diff.Owner
+	gone map[string]bool
+}
+
+func (r goneRules) goes(p string) bool {
+	return r.gone[p] && r.Owner.Class(p) != change.ClassNever
+}
+
+func (r goneRules) Class(p string) change.Class {
+	if r.goes(p) {
+		return change.ClassWhole
+	}
+	return r.Owner.Class(p)
+}
+
+func (r goneRules) Decide(p string, old, new *change.Node) change.Decision {
+	if new == nil && r.goes(p) {
+		return change.Decision{Verdict: change.VerdictRemove}
+	}
+	return r.Owner.Decide(p, old, new)
+}
+
+func (r goneRules) Recorded() iter.Seq[string] {
+	return func(yield func(string) bool) {
+		for p := range r.Owner.Recorded() {
+			if !r.gone[p] && !yield(p) {
+				return
+			}
+		}
+		for _, p := range slices.Sorted(maps.Keys(r.gone)) {
+			if r.goes(p) && !yield(p) {
+				return
+			}
+		}
+	}
+}
+
+// stays tells why a path does not go, "" where it does.
+func (s *session) stays(g patch.Gone, n *change.Node, goes map[string]bool) (string, error) {
+	p := string(g.Path)
+	dir, rel := s.inVolume(p)
+	if n.IsDir() {
+		fd, err := sys.OpenAt(dir, rel, sys.OpenRead|sys.OpenDir|sys.OpenNoLink, sys.ResolveBeneath|sys.ResolveNoSymlinks)
+		if err != nil {
+			return "", err
+		}
+		defer fd.Close()
+		names, err := sys.ReadDirNames(fd)
+		if err != nil {
+			return "", err
+		}
+		for _, name := range names {
+			if !goes[path.Join(p, name)] {
+				return "it holds " + name, nil
+			}
+		}
+		return "", nil
+	}
+	if g.Digest.IsZero() {
+		return "", nil
+	}
+	if n.Type != change.Regular {
+		return "it is no longer a file", nil
+	}
+	f, err := sys.OpenRegular(dir, rel, sys.ResolveBeneath|sys.ResolveNoSymlinks)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	sum := sha256.New()
+	_, err = io.Copy(sum, io.NewSectionReader(f, 0, f.Size()))
+	d := change.Digest(sum.Sum(nil))
+	if err == nil && d != g.Digest {
+		return "the machine changed it", nil
+	}
+	return "", err
+}
+
+// DiffRequest asks for a patch.
+type DiffRequest struct {
+	Old, New string // a folder, tree:DIR, an archive, or tar:FILE
+	Out      string
+	Level    int
+	Zstd     string // as patch.Options has it
+}
+
+// Diff makes a patch that turns one tree into another, whole or not at all.
+func Diff(ctx context.Context, req DiffRequest, ev Events) (_ *change.DiffReport, err error) {
+	if req.Out == "" {
+		return nil, usage("no file is given for the patch: give one with -o FILE")
+	}
+	if st, err := os.Stat(req.Out); err == nil && !st.Mode().IsRegular() {
+		return nil, usage("cannot write the patch to %s: it is no regular file", req.Out)
+	}
+	tmp, err := os.MkdirTemp(filepath.Dir(req.Out), ".liveupd-diff-")
+	if err != nil {
+		return nil, change.WithHint(fmt.Errorf("cannot write %s: %w", req.Out, err), "make its folder, or name another file with -o")
+	}
+	defer func() { err = errors.Join(err, removeTree(tmp)) }()
+	var sides [2]*sys.FD
+	for i, spec := range []string{req.Old, req.New} {
+		side, err := openSide(ctx, spec, filepath.Join(tmp, []string{"old", "new"}[i]), ev)
+		if err != nil {
+			return nil, err
+		}
+		defer side.Close()
+		sides[i] = side
+	}
+	out, err := os.CreateTemp(tmp, "patch")
+	if err != nil {
+		return nil, fmt.Errorf("cannot write %s: %w", req.Out, err)
+	}
+	defer out.Close()
+	ev.progress("reading", 0, 0, "files", req.Old+" and "+req.New)
+	sum, err := patch.Make(ctx, sides[0], sides[1], out, patch.Options{
+		Level: req.Level, Zstd: req.Zstd, Progress: func(done, total int64) { ev.bytes("packing", 0, done, total) },
+	})
+	if err != nil {
+		return nil, fmt.Errorf("cannot make the patch: %w", err)
+	}
+	report := &change.DiffReport{
+		MessageType: "report", Schema: Schema, Verb: "diff", Result: "nothing-to-do", Old: req.Old, New: req.New, Encoder: sum.Encoder,
+		Entries: sum.Entries, Removed: sum.Gone, Bases: sum.Bases, Content: sum.Content, Bytes: sum.Bytes,
+	}
+	if sum.Entries == 0 && sum.Gone == 0 {
+		return report, nil
+	}
+	report.Result, report.Out = "done", req.Out
+	return report, errors.Join(out.Chmod(0o644), out.Sync(), os.Rename(out.Name(), req.Out))
+}
+
+// openSide opens a tree to compare; an archive is unpacked into a folder at.
+func openSide(ctx context.Context, spec, at string, ev Events) (*sys.FD, error) {
+	kind, where, ok := strings.Cut(spec, ":")
+	if !ok || kind != "tree" && kind != "tar" {
+		kind, where = "", spec
+	}
+	st, err := os.Stat(where)
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf("cannot open %s: %w", spec, err)
+	case st.IsDir() && kind != "tar":
+		return sys.OpenRoot(where)
+	case st.IsDir() || kind == "tree":
+		return nil, usage("cannot compare %s: it is %s", spec, map[bool]string{true: "a folder and no archive", false: "no folder"}[st.IsDir()])
+	}
+	in, err := os.Open(where)
+	if err != nil {
+		return nil, fmt.Errorf("cannot open %s: %w", spec, err)
+	}
+	defer in.Close()
+	if err := os.Mkdir(at, 0o700); err != nil {
+		return nil, err
+	}
+	dest, err := sys.OpenRoot(at)
+	if err != nil {
+		return nil, err
+	}
+	_, err = tarball.Unpack(ctx, new(sys.Kernel), in, where, dest, tarball.Options{
+		Progress: func(p tarball.Progress) { ev.bytes("unpacking", p.Entries, p.Read, st.Size()) },
+	})
+	if err != nil {
+		dest.Close()
+		return nil, err
+	}
+	return dest, nil
+}
+
+// removeTree removes what was unpacked; a folder of an archive need not be one that
+// its owner may change.
+func removeTree(dir string) error {
+	fd, err := sys.OpenRoot(filepath.Dir(dir))
+	if err != nil {
+		return err
+	}
+	defer fd.Close()
+	return new(sys.Kernel).RemoveAll(fd, filepath.Base(dir))
+}

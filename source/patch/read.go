@@ -1,0 +1,199 @@
+package patch
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash"
+	"io"
+	"io/fs"
+
+	"github.com/liveupd/liveupd/change"
+)
+
+const storeName = ".liveupd"
+
+// File is an open file of the old tree.
+type File interface {
+	io.ReaderAt
+	io.Closer
+	Size() int64
+}
+
+// Opener opens a regular file of the old tree by its absolute path, through no
+// symlink. What is absent gives an error that matches fs.ErrNotExist.
+type Opener func(path string) (File, error)
+
+// Patch is an open patch.
+type Patch struct {
+	in   io.Reader
+	sum  hash.Hash
+	head *head
+	open Opener
+}
+
+// Open reads the head of a patch and checks, before anything else, that each file
+// which it needs is there as it needs it. Errors that are damage, an attack, or a
+// machine that has something else match change.ErrVerification.
+func Open(ctx context.Context, in io.Reader, open Opener) (*Patch, error) {
+	p := &Patch{sum: sha256.New(), open: open}
+	p.in = io.TeeReader(in, p.sum)
+	var err error
+	if p.head, err = readHead(p.in); err != nil {
+		return nil, err
+	}
+	buf := make([]byte, 256<<10)
+	for i := range p.head.Bases {
+		if err := p.checkBase(ctx, &p.head.Bases[i], buf); err != nil {
+			return nil, err
+		}
+	}
+	return p, nil
+}
+
+const otherBase = "bring the machine to the version that the patch starts from, or apply the whole update instead"
+
+func (p *Patch) checkBase(ctx context.Context, b *Base, buf []byte) error {
+	refuse := func(format string, args ...any) error {
+		return change.WithHint(damaged("it needs %q as it was in the tree that it was made from, and %s", b.Path, fmt.Sprintf(format, args...)), otherBase)
+	}
+	f, err := p.open(string(b.Path))
+	if errors.Is(err, fs.ErrNotExist) {
+		return refuse("there is none")
+	}
+	if err != nil {
+		return fmt.Errorf("cannot read %q, which it needs: %w", b.Path, err)
+	}
+	defer f.Close()
+	if f.Size() != b.Size && b.Becomes.IsZero() {
+		return refuse("here it has %d bytes and not %d", f.Size(), b.Size)
+	}
+	sum := sha256.New()
+	r := io.NewSectionReader(f, 0, f.Size())
+	for {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		n, err := r.Read(buf)
+		sum.Write(buf[:n])
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			return fmt.Errorf("cannot read %q, which it needs: %w", b.Path, err)
+		}
+	}
+	switch got := change.Digest(sum.Sum(nil)); got {
+	case b.Digest:
+	case b.Becomes:
+		return change.WithHint(damaged("it makes %q what it is here already", b.Path),
+			"the patch seems to be applied: see what is with liveupd history")
+	default:
+		return refuse("here it has the digest %s and not %s", got, b.Digest)
+	}
+	return nil
+}
+
+// Encoder is what made the patch.
+func (p *Patch) Encoder() string { return p.head.Encoder }
+
+// Gone are the paths that the new tree lacks, sorted.
+func (p *Patch) Gone() []Gone { return p.head.Gone }
+
+// Size is the bytes of the archive.
+func (p *Patch) Size() int64 {
+	var n int64
+	for _, g := range p.head.Groups {
+		n += g.Size
+	}
+	return n
+}
+
+// Digest is the SHA-256 of the patch itself, once Tar was read to its end.
+func (p *Patch) Digest() change.Digest { return change.Digest(p.sum.Sum(nil)) }
+
+// Tar is the archive of what changes. It is read once.
+func (p *Patch) Tar(ctx context.Context) io.Reader { return &tarReader{p: p, ctx: ctx} }
+
+type tarReader struct {
+	p    *Patch
+	ctx  context.Context
+	next int
+	rest []byte
+	dict []byte
+	err  error
+}
+
+func (r *tarReader) Read(b []byte) (int, error) {
+	for len(r.rest) == 0 {
+		if r.err == nil {
+			r.err = r.more()
+		}
+		if r.err != nil {
+			return 0, r.err
+		}
+	}
+	n := copy(b, r.rest)
+	r.rest = r.rest[n:]
+	return n, nil
+}
+
+// more unpacks the next group.
+func (r *tarReader) more() error {
+	if err := r.ctx.Err(); err != nil {
+		return err
+	}
+	r.rest = nil
+	if r.next == len(r.p.head.Groups) {
+		var one [1]byte
+		if n, err := io.ReadFull(r.p.in, one[:]); n > 0 {
+			return damaged("it goes on after its end")
+		} else if !errors.Is(err, io.EOF) {
+			return truncated(err)
+		}
+		return io.EOF
+	}
+	g := &r.p.head.Groups[r.next]
+	r.next++
+	var size [4]byte
+	if _, err := io.ReadFull(r.p.in, size[:]); err != nil {
+		return truncated(err)
+	}
+	frame, err := readFrame(r.p.in, binary.LittleEndian.Uint32(size[:]))
+	if err != nil {
+		return err
+	}
+	if err := r.loadDict(g); err != nil {
+		return err
+	}
+	out, err := decode(frame, r.dict, g.Size)
+	if err != nil {
+		return damaged("group %d cannot be unpacked: %v", r.next, err)
+	}
+	if int64(len(out)) != g.Size || change.Digest(sha256.Sum256(out)) != g.Digest {
+		return damaged("group %d is not what its head says: the patch is damaged, or a file that it needs changed while it was read", r.next)
+	}
+	r.rest = out
+	return nil
+}
+
+func (r *tarReader) loadDict(g *group) error {
+	r.dict = r.dict[:0]
+	for _, p := range g.Dict {
+		base := &r.p.head.Bases[p.Base]
+		f, err := r.p.open(string(base.Path))
+		if err != nil {
+			return fmt.Errorf("cannot read %q, which it needs: %w", base.Path, err)
+		}
+		at := len(r.dict)
+		r.dict = append(r.dict, make([]byte, p.Len)...)
+		_, err = io.ReadFull(io.NewSectionReader(f, p.Off, p.Len), r.dict[at:])
+		f.Close()
+		if err != nil {
+			return fmt.Errorf("cannot read %q, which it needs: %w", base.Path, err)
+		}
+	}
+	return nil
+}
