@@ -23,9 +23,14 @@ func (s *session) useLabels() error {
 // strangeLabels tells whether the labels of a tree are those of the place where it
 // lies, as in /root or /srv of a host with SELinux, and not of a root: the top of
 // one that was labelled as a root is a root_t, in each policy. A tree whose top has
-// no label was made on a host without SELinux: what labels there are were set.
-func strangeLabels(top *sys.FD) (bool, error) {
-	xattrs, err := sys.Xattrs(top, ".")
+// no label was made on a host without SELinux: what labels there are were set. Those of
+// an archive are what its headers have, whatever the kernel gave to the folder into
+// which it was unpacked.
+func strangeLabels(src *update) (bool, error) {
+	if src.unpacked != nil {
+		return false, nil
+	}
+	xattrs, err := sys.Xattrs(src.Root(), ".")
 	if err != nil {
 		return false, fmt.Errorf("cannot read the label of the source: %w", err)
 	}

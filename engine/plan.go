@@ -127,7 +127,7 @@ func (s *session) planSource(ctx context.Context, ev Events) (_ *planned, err er
 	ev.progress("reading", 0, 0, "files", s.req.Source)
 	o := s.diffOptions(ev)
 	o.SourceIndex, o.Implied = sourceIndex, p.src.isImplied
-	if o.IgnoreLabels, err = strangeLabels(p.src.Root()); err != nil {
+	if o.IgnoreLabels, err = strangeLabels(p.src); err != nil {
 		return nil, err
 	}
 	foreign := foreignRules{rules, s.root.Foreign()}

@@ -1,6 +1,7 @@
 package layouts
 
 import (
+	"archive/tar"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -330,4 +331,62 @@ func relabelled(t *testing.T, root, contexts string, dry bool) string {
 		}
 	}
 	return strings.Join(wrong, "")
+}
+
+// The labels of an archive are its headers', whatever label the folder has into which a
+// kernel with SELinux unpacks it; what has none there gets that of the root's rules.
+func TestLabelsOfAnArchive(t *testing.T) {
+	need(t)
+	root := filepath.Join(t.TempDir(), "root")
+	mount(t, root, disk(t, "ext4"))
+	t.Run("run", func(t *testing.T) {
+		populate(t, root)
+		policy(t, root, ownRules)
+		labelAll(t, root)
+		file := filepath.Join(t.TempDir(), "update.tar")
+		out, err := os.Create(file)
+		must(t, err)
+		w := tar.NewWriter(out)
+		for name, label := range map[string]string{"usr/bin/own": typeLabel("own_t"), "usr/bin/plain": "", "etc/secret": ""} {
+			h := &tar.Header{Name: name, Mode: 0o755, Size: 1, Typeflag: tar.TypeReg, Format: tar.FormatPAX}
+			if label != "" {
+				h.PAXRecords = map[string]string{"RHT.security.selinux": label}
+			}
+			must(t, w.WriteHeader(h))
+			_, err := w.Write([]byte("x"))
+			must(t, err)
+		}
+		must(t, w.Close())
+		must(t, out.Close())
+		do := func(name string) {
+			t.Helper()
+			req := engine.Request{Verb: name, Root: root, Source: "tar:" + file, AllowUnsigned: true}
+			if _, err := (&engine.Engine{}).Run(t.Context(), req, engine.Events{}); err != nil {
+				t.Fatalf("%s: %v", name, err)
+			}
+		}
+		do("plan")
+		tops, err := filepath.Glob(filepath.Join(root, ".liveupd/unpacked/*"))
+		must(t, err)
+		given := 0
+		for _, top := range tops {
+			if fi, err := os.Stat(top); err == nil && fi.IsDir() {
+				rel, _ := filepath.Rel(root, top)
+				setLabel(t, root, rel, typeLabel("default_t"))
+				given++
+			}
+		}
+		if given == 0 {
+			t.Fatalf("nothing is unpacked: %q", tops)
+		}
+		do("apply")
+		for name, want := range map[string]string{"usr/bin/own": "own_t", "usr/bin/plain": "bin_t", "etc/secret": "shadow_t"} {
+			if got := labelOf(t, root, name); got != typeLabel(want) {
+				t.Errorf("%s is labelled %q; want %s", name, got, want)
+			}
+		}
+		if left := unlabelled(t, root); len(left) > 0 {
+			t.Errorf("without a label: %q", left)
+		}
+	})
 }
