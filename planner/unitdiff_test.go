@@ -249,3 +249,29 @@ func TestPresets(t *testing.T) {
 		t.Errorf("a unit that was there: %s; want no start", got)
 	}
 }
+
+// A unit without a fragment does not make each path a unit file, and a file
+// that many units read is told in a few words.
+func TestUnitFileReasons(t *testing.T) {
+	s := machine().replace("/etc/motd")
+	s.unit("user-1000.slice", "[Slice]\nTasksMax=9")
+	for _, tree := range []*change.Tree{s.in.Old, s.in.New} {
+		tree.Units["user-1000.slice"].Fragment = ""
+	}
+	if got := summary(Make(s.in)); got != "" {
+		t.Errorf("%s; want nothing", got)
+	}
+	const conf = "/usr/lib/systemd/system/service.d/x.conf"
+	s = machine().add(conf)
+	for i := range 9 {
+		name := fmt.Sprintf("a%d.service", i)
+		s.unit(name, "[Service]\nExecStart=/a")
+		u := s.in.New.Units[name]
+		u.DropIns = []string{conf}
+		u.Settings = append(u.Settings, change.Setting{Section: "Service", Key: "TimeoutStopSec", Value: "5", File: conf})
+	}
+	p := Make(s.in)
+	if len(p.Units) != 0 || len(p.HostReasons) != 1 || !strings.HasSuffix(p.HostReasons[0].Detail, ", and 6 more units") {
+		t.Errorf("%s", pretty(p))
+	}
+}

@@ -2,6 +2,7 @@ package planner
 
 import (
 	"cmp"
+	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -176,24 +177,32 @@ func (p *planning) daemonReload() {
 		if old == nil || new.Name != name || new.Masked {
 			continue
 		}
+		says := map[string][]string{}
 		for _, d := range differences(name, old, new) {
 			file := p.changedFile(&d, old, new)
+			says[file] = append(says[file], d.says())
+		}
+		for file, list := range says {
 			files[file] = true
-			notes[file] = append(notes[file], name+": "+d.says())
+			notes[file] = append(notes[file], name+": "+strings.Join(list, "; "))
 		}
 	}
+	delete(files, "") // of units that have drop-ins only
 	for _, e := range p.changed.content {
 		if directory(e) || leftBeside(e.Path) {
 			continue
 		}
-		short, _ := strings.CutPrefix(e.Path, "/usr")
+		short, merged := strings.CutPrefix(e.Path, "/usr")
+		if !merged {
+			short = ""
+		}
 		if !files[e.Path] && !files[short] && !underUnitDir(e.Path) && !slices.Contains(unitTables, e.Path) {
 			continue
 		}
 		if len(notes[e.Path])+len(notes[short]) == 0 && p.shadowed(e.Path) {
 			continue
 		}
-		detail := strings.Join(append(notes[e.Path], notes[short]...), ", ")
+		detail := few(append(notes[e.Path], notes[short]...))
 		if detail == "" && files[e.Path] && e.Op == change.Replace {
 			detail = "no setting differs"
 		}
@@ -204,9 +213,19 @@ func (p *planning) daemonReload() {
 	// A definition may lie outside of the unit directories, behind a link.
 	for _, file := range slices.Sorted(maps.Keys(notes)) {
 		if file != "" {
-			p.needHost(change.ActionDaemonReload, change.Reason{Kind: "unit-files", Path: file, Detail: strings.Join(notes[file], ", ")})
+			p.needHost(change.ActionDaemonReload, change.Reason{Kind: "unit-files", Path: file, Detail: few(notes[file])})
 		}
 	}
+}
+
+// few joins what several units have of one file: a drop-in of a type is every
+// service's.
+func few(notes []string) string {
+	const most = 3
+	if more := len(notes) - most; more > 1 {
+		return strings.Join(notes[:most], ", ") + fmt.Sprintf(", and %d more units", more)
+	}
+	return strings.Join(notes, ", ")
 }
 
 func underUnitDir(name string) bool {
