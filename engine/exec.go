@@ -23,7 +23,9 @@ type ExecRequest struct {
 	Dir      string        `json:"dir,omitempty"`
 	Network  bool          `json:"network,omitempty"`
 	Terminal bool          `json:"terminal,omitempty"`
-	Limit    time.Duration `json:"limit,omitempty"` // 0: ExecLimit
+	Limit    time.Duration `json:"limit,omitempty"`  // 0: ExecLimit
+	Memory   int64         `json:"memory,omitempty"` // bytes; 0: three quarters of the machine's
+	Tasks    int64         `json:"tasks,omitempty"`  // 0: sandboxPids
 }
 
 // ExecLimit is how long a command may run where the request does not say.
@@ -111,6 +113,7 @@ func (s *session) planExec(ctx context.Context, w *work, ev Events) (*planned, e
 	ev.progress("running", 0, 0, "", shown)
 	_, err := w.runIn(ctx, sandbox.Spec{
 		Commands: []sandbox.Command{{Argv: x.Argv, Network: x.Network}}, Env: execEnv(x.Env), Cwd: x.Dir, Terminal: x.Terminal,
+		Memory: x.Memory, Pids: x.Tasks,
 	}, sandbox.Options{Output: os.Stderr, Timeout: limit})
 	if err != nil {
 		return nil, notCommitted(ctx, shown, err)

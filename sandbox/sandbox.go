@@ -171,6 +171,7 @@ func Run(ctx context.Context, s Spec, o Options) (*Result, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot start %s: %w", program, err)
 	}
+	defer sweepGroups()
 	_, werr := specW.Write(append(msg, '\n'))
 	res, rerr := readResult(resR, o.OnPhase)
 	err = cmd.Wait()

@@ -3,6 +3,8 @@ package main
 import (
 	"fmt"
 	"os"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -16,6 +18,7 @@ type execOptions struct {
 	plan, exitCode, shell bool
 	max                   string
 	limit                 time.Duration
+	memory                string
 	req                   engine.Request
 	exec                  engine.ExecRequest
 }
@@ -47,6 +50,8 @@ the terminal; leave it with exit 0 to commit, with another status to drop everyt
 	f.BoolVar(&x.shell, "shell", false, "start a shell at the terminal")
 	f.BoolVar(&x.exec.Network, "network", false, "let the command use the host's network")
 	f.DurationVar(&x.limit, "limit", 0, "how long the command may `RUN` (default 1h)")
+	f.StringVar(&x.memory, "memory", "", "how much memory it may use, as `SIZE`: 512M, 2G (default three quarters of the machine's)")
+	f.Int64Var(&x.exec.Tasks, "tasks", 0, "how many processes and threads it may have (default 8192)")
 	f.StringVar(&x.max, "max", "", "the highest `ACTION` that may be done now")
 	f.BoolVar(&x.req.Snapshot, "snapshot", false, "on a btrfs root: make a read-only snapshot of it before the commit")
 	f.IntVar(&x.req.Keep, "keep", 0, "how many generations to keep for a rollback (default 2)")
@@ -61,6 +66,8 @@ func (x *execOptions) run(cmd *cobra.Command, o *options, args []string) error {
 		return engine.Usage(fmt.Errorf("--exit-code goes with --plan"))
 	case x.limit < 0:
 		return engine.Usage(fmt.Errorf("--limit takes a positive time, not %s", x.limit))
+	case x.exec.Tasks < 0:
+		return engine.Usage(fmt.Errorf("--tasks takes a positive number, not %d", x.exec.Tasks))
 	case x.shell && len(args) > 0:
 		return engine.Usage(fmt.Errorf("--shell takes no command: give one or the other"))
 	case x.shell && (sys.TerminalWidth(os.Stderr) == 0 || o.json):
@@ -73,6 +80,10 @@ func (x *execOptions) run(cmd *cobra.Command, o *options, args []string) error {
 		x.exec.Terminal = true
 	case len(args) == 0:
 		return engine.Usage(fmt.Errorf("no command is given: liveupd exec -- CMD [ARGS]"))
+	}
+	var err error
+	if x.exec.Memory, err = parseSize(x.memory); err != nil {
+		return engine.Usage(fmt.Errorf("--memory takes a size such as 512M or 2G, not %q", x.memory))
 	}
 	if err := setMax(&x.req, x.max); err != nil {
 		return err
@@ -96,4 +107,20 @@ func (x *execOptions) run(cmd *cobra.Command, o *options, args []string) error {
 		return nil
 	}
 	return o.finish(r, result, err)
+}
+
+// parseSize reads a number of bytes with K, M, G or T, powers of 1024; "" is none.
+func parseSize(s string) (int64, error) {
+	if s == "" {
+		return 0, nil
+	}
+	shift := strings.IndexByte("KMGT", s[len(s)-1]&^0x20) + 1
+	if shift > 0 {
+		s = s[:len(s)-1]
+	}
+	n, err := strconv.ParseInt(s, 10, 64)
+	if err != nil || n <= 0 || n > 1<<(62-10*shift) {
+		return 0, fmt.Errorf("no size: %q", s)
+	}
+	return n << (10 * shift), nil
 }

@@ -34,6 +34,7 @@ func (t *text) Plan(p *change.Plan) {
 	t.planHost(p)
 	t.planEffects(p)
 	t.planChecks(p)
+	t.planPackages(p)
 	t.planPaths(p)
 	if t.o.Verbose {
 		t.planSteps(p)

@@ -6,6 +6,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -147,6 +148,13 @@ func TestExecFails(t *testing.T) {
 	}
 	here(t, root, "exec").Want(t, 2)
 	here(t, root, "exec", "--shell").Want(t, 2)
+	limited := here(t, root, "exec", "--plan", "--memory", "64M", "--tasks", "20", "true").Want(t, 0)
+	if slices.ContainsFunc(limited.Plan.Warnings, func(w string) bool { return strings.Contains(w, "without") }) {
+		t.Logf("limits were not tried: %q", limited.Plan.Warnings)
+	} else {
+		here(t, root, "exec", "--memory", "64M", "tail", "/dev/zero").Want(t, 1)
+		here(t, root, "exec", "--tasks", "20", "/bin/sh", "-c", "i=0; while [ $i -lt 40 ]; do sleep 5 & i=$((i + 1)); done; wait").Want(t, 1)
+	}
 	for _, sig := range []syscall.Signal{syscall.SIGINT, syscall.SIGTERM, syscall.SIGKILL} {
 		mark := "4712" + sig.String()[:4]
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)

@@ -13,7 +13,9 @@
 //  4. verify: a root of 100,000 files against its record, by the index and reading all
 //     (--full), against `sha256sum` of the same files by as many processes as there are
 //     processors. Cold and warm as for the plan.
-//  5. peak memory: the greatest resident set of the process and of all its children.
+//  5. apt: a whole upgrade of a Debian root, against apt-get dist-upgrade of a copy, with
+//     the disk's flushes and bytes.
+//  6. peak memory: the greatest resident set of the process and of all its children.
 //
 // Figures are medians; beside them stand the least and the greatest. Before the next
 // contender starts, all is written back, and after each apply every file is compared with the
@@ -67,7 +69,7 @@ func main() {
 }
 
 // partNames are what -only takes, in the order in which they run.
-var partNames = []string{"apply", "plan", "barriers", "recovery", "verify", "unpack"}
+var partNames = []string{"apply", "plan", "barriers", "recovery", "verify", "unpack", "apt"}
 
 // sizes are what is measured and how large.
 type sizes struct {
@@ -105,6 +107,7 @@ func run(ctx context.Context, z sizes, only string, asJSON bool) (err error) {
 		"plan":     func() error { return b.emptyPlan(z.files) },
 		"barriers": func() error { return b.barriers(z.changed, z.bytes) },
 		"unpack":   func() error { return b.unpack(z.roots) },
+		"apt":      func() error { return b.packages(z.roots) },
 		"recovery": func() error {
 			return b.recovery([]int{z.changed / 10, z.changed, 4 * z.changed}, z.bytes/int64(z.changed)/4)
 		},
