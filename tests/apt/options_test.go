@@ -106,8 +106,14 @@ func TestOptions(t *testing.T) {
 		here(t, root, append([]string{"apply", "--plan"}, bad...)...).Want(t, 1)
 	}
 	for _, bad := range [][]string{
-		{"-o", "Dir::Etc=/x"}, {"alpha;touch"}, {"$(touch /x)"}, {"--source", "deb:"}, {"--source", "deb:/nowhere.deb"}, {"--conffiles", "both"},
-		{"--source", "tree:/srv", "alpha"}, {"--hold", "-x"},
+		{"-o", "Dir::Etc=/x"},
+		{"alpha;touch"},
+		{"$(touch /x)"},
+		{"--source", "deb:"},
+		{"--source", "deb:/nowhere.deb"},
+		{"--conffiles", "both"},
+		{"--source", "tree:/srv", "alpha"},
+		{"--hold", "-x"},
 	} {
 		here(t, root, append([]string{"apply", "--plan"}, bad...)...).Want(t, 2)
 	}
