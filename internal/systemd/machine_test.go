@@ -70,15 +70,9 @@ func TestInsideConnect(t *testing.T) {
 
 func TestInsideUnits(t *testing.T) {
 	c := connect(t)
-	start := time.Now()
 	units, err := c.Units(t.Context())
-	took := time.Since(start)
 	if err != nil {
 		t.Fatal(err)
-	}
-	t.Logf("%d names in %v", len(units), took)
-	if took > time.Second {
-		t.Errorf("reading %d units took %v", len(units), took)
 	}
 	j := units["systemd-journald.service"]
 	if j == nil || j.ActiveState != "active" || j.MainPID == 0 || len(j.InvocationID) != 32 || j.Type != "notify" ||
