@@ -227,7 +227,7 @@ func TestJobs(t *testing.T) {
 			var names []string
 			seed, count := uint64(1), 150
 			if os.Getenv("LIVEUPD_LONG") == "1" {
-				seed, count = uint64(time.Now().UnixNano()), 3000
+				seed, count = uint64(time.Now().UnixNano()), 1000
 			}
 			if n, err := strconv.ParseUint(os.Getenv("LIVEUPD_SEED"), 10, 64); err == nil {
 				seed = n
