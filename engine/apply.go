@@ -68,6 +68,10 @@ func (e *Engine) apply(ctx context.Context, req Request, ev Events) (any, error)
 	if err := r.carryOut(ctx); err != nil {
 		return report, err
 	}
+	p.close()
+	if err := s.dropCaches("archives"); err != nil {
+		s.warnings = append(s.warnings, err.Error())
+	}
 	return report, nil
 }
 

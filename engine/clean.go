@@ -20,6 +20,9 @@ func (e *Engine) clean(ctx context.Context, req Request, ev Events) (any, error)
 	if err := s.recoverFirst(ctx, ev, report); err != nil {
 		return nil, err
 	}
+	if err := s.dropCaches(sandboxCaches...); err != nil {
+		return nil, err
+	}
 	list, err := s.store.List()
 	if err != nil {
 		return nil, err

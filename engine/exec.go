@@ -226,16 +226,42 @@ func (s *session) dropSandbox() error {
 	if !s.sandboxLeft() {
 		return nil
 	}
-	home, err := sys.OpenDirAt(s.vols[0].Dir, transact.Dir+"/"+workName)
-	if err != nil {
-		return err
+	return s.dropCaches(workDirName)
+}
+
+// sandboxCaches are the folders beside what a sandbox writes: packages and their lists.
+var sandboxCaches = []string{workDirName, "archives", "lists"}
+
+// dropCaches removes what sandboxes keep, by name, where no other process has one.
+func (s *session) dropCaches(names ...string) error {
+	homes := []func() (*sys.FD, error){func() (*sys.FD, error) {
+		return sys.OpenDirAt(s.vols[0].Dir, transact.Dir+"/"+workName)
+	}}
+	for _, name := range s.cacheHomes() {
+		homes = append(homes, func() (*sys.FD, error) { return openPrivate(name) })
 	}
-	defer home.Close()
+	for _, open := range homes {
+		home, err := open()
+		if err != nil {
+			continue // there is none
+		}
+		err = s.dropFrom(home, names)
+		home.Close()
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *session) dropFrom(home *sys.FD, names []string) error {
 	if free, err := sys.TryLock(home); err != nil || !free {
 		return err
 	}
-	if err := s.k.RemoveAll(home, workDirName); err != nil {
-		return fmt.Errorf("cannot remove what a sandbox left: %w", err)
+	for _, name := range names {
+		if err := s.k.RemoveAll(home, name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("cannot remove what a sandbox left: %w", err)
+		}
 	}
 	return nil
 }

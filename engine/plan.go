@@ -50,6 +50,7 @@ func (p *planned) close() {
 	}
 	if p.src != nil {
 		p.src.Close()
+		p.src = nil
 	}
 	for _, release := range slices.Backward(p.held) {
 		release()

@@ -181,4 +181,13 @@ func TestVerification(t *testing.T) {
 		return strings.HasPrefix(p, "srv") || strings.HasPrefix(p, "etc/apt") || strings.HasPrefix(p, "var/lib/apt/lists")
 	})
 	fixture.Here(t, "apply", "--yes", "--root", root).Want(t, 0)
+	// The packages that were downloaded for it are of no more use; clean leaves nothing.
+	if left, _ := filepath.Glob(filepath.Join(root, ".liveupd/sandbox/archives/*")); len(left) > 0 {
+		t.Errorf("after the apply there are %q", left)
+	}
+	here(t, root, "apply", "--plan", "--hold", "victim").Want(t, 0)
+	here(t, root, "clean").Want(t, 0)
+	if left, _ := filepath.Glob(filepath.Join(root, ".liveupd/sandbox/*")); len(left) > 0 {
+		t.Errorf("after clean there are %q", left)
+	}
 }
