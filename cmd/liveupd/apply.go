@@ -78,7 +78,7 @@ func (a *applyOptions) run(cmd *cobra.Command, o *options, args []string) error 
 	if err := o.defaults(&a.req); err != nil {
 		return err
 	}
-	if err := a.request(cmd, args, &a.req); err != nil {
+	if err := a.request(cmd, o.root, args, &a.req); err != nil {
 		return err
 	}
 	r := o.renderer()

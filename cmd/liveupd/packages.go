@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -9,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/liveupd/liveupd/engine"
+	"github.com/liveupd/liveupd/internal/config"
 	"github.com/liveupd/liveupd/source/apt"
 )
 
@@ -28,11 +30,11 @@ func (p *packages) flags(cmd *cobra.Command) {
 	f.StringSliceVar(&p.apt.Hold, "hold", nil, "apt: leave the package `NAME` as it is (may be repeated)")
 	f.BoolVar(&p.apt.AutoRemove, "autoremove", false, "apt: remove what was installed for others alone and is needed no more")
 	f.BoolVar(&p.apt.NoRefresh, "no-refresh", false, "apt: use the package lists as they are")
-	f.StringVar(&p.conffiles, "conffiles", "old", "apt: `WHICH` version of a changed configuration file stays: old (the machine's) or new (the package's)")
+	f.StringVar(&p.conffiles, "conffiles", "", "apt: `WHICH` version of a changed configuration file stays: old (the machine's) or new (the package's) (default old)")
 }
 
 // request takes the flags and arguments over into a request.
-func (p *packages) request(cmd *cobra.Command, args []string, req *engine.Request) error {
+func (p *packages) request(cmd *cobra.Command, root string, args []string, req *engine.Request) error {
 	given := len(args) > 0
 	for _, name := range packageFlags {
 		given = given || cmd.Flags().Changed(name)
@@ -57,6 +59,13 @@ func (p *packages) request(cmd *cobra.Command, args []string, req *engine.Reques
 			return engine.Usage(fmt.Errorf("packages and the options of apt go with --source apt or deb:FILE, not with %s", req.Source))
 		}
 		return nil
+	}
+	if p.conffiles == "" {
+		cfg, err := config.Load(root)
+		if err != nil {
+			return err
+		}
+		p.conffiles = cmp.Or(cfg.Conffiles, "old")
 	}
 	if p.conffiles != "old" && p.conffiles != "new" {
 		return engine.Usage(fmt.Errorf("--conffiles takes old or new, not %q", p.conffiles))

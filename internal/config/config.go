@@ -29,6 +29,9 @@ type Config struct {
 	Quiesce string `toml:"quiesce"`
 	// QuiesceFiles is how many changed files of one unit auto takes for enough.
 	QuiesceFiles int `toml:"quiesce_files"`
+	// Conffiles says which version stays of a package's configuration file that the
+	// machine changed: old, its own, or new.
+	Conffiles string `toml:"conffiles"`
 }
 
 // levels are the configuration folders, the strongest first.
@@ -101,6 +104,9 @@ func (c *Config) read(name string) (found bool, err error) {
 	}
 	if !slices.Contains([]string{"", "auto", "always", "never"}, c.Quiesce) {
 		return true, fmt.Errorf("cannot read %s: quiesce = %q is none of auto, always, never", name, c.Quiesce)
+	}
+	if !slices.Contains([]string{"", "old", "new"}, c.Conffiles) {
+		return true, fmt.Errorf("cannot read %s: conffiles = %q is none of old, new", name, c.Conffiles)
 	}
 	if c.QuiesceFiles < 0 {
 		return true, fmt.Errorf("cannot read %s: quiesce_files = %d is negative", name, c.QuiesceFiles)
