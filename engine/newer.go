@@ -94,13 +94,16 @@ func (r *recently) below(dir string) {
 // file notes one that changed. The time of the last change of its inode alone
 // does not show that its content is another: an owner, a mode or a hard link
 // elsewhere sets it too. So either it was written since, or it is younger, or
-// names were put into its folder, as by a rename.
+// its folder's names changed then or later, as by a rename.
 func (r *recently) file(name string) {
 	t, err := sys.TimesOf(name)
 	if err != nil || t.Changed <= r.since {
 		return
 	}
-	content := min(t.Changed, max(t.Modified, t.Born, r.dir(filepath.Dir(name))))
+	content := min(t.Changed, max(t.Modified, t.Born))
+	if r.dir(filepath.Dir(name)) >= t.Changed {
+		content = t.Changed // a rename sets both at once
+	}
 	if content > r.since {
 		r.found[name] = content
 	}

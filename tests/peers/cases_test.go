@@ -22,7 +22,7 @@ type kase struct {
 	how    how
 	update func(t *testing.T, u *update)
 	// right is what liveupd's plan must be: actions and units, sorted, "~" before what
-	// systemd takes along, then the host's action.
+	// systemd takes along, then the host's action and what is applied to it.
 	right  string
 	settle string // a script that makes the machine as it was before, beside the files
 }
@@ -32,6 +32,7 @@ var afterwards = map[string]string{
 	"a library, replaced by rename":         "restart nginx.service, restart private.service",
 	"a Python module that is imported":      "restart pymod.service",
 	"a Python module that is not":           "",
+	"a Perl module":                         "restart plmod.service",
 	"a file that the script sources":        "restart shell.service",
 	"nginx.conf":                            "reload nginx.service",
 	"an environment file":                   "restart envfile.service",
@@ -97,6 +98,7 @@ var cases = []kase{
 	{"no change: code in /tmp and in memory", nothing, nil, "", ""},
 	{"a Python module that is imported", byRename, func(t *testing.T, u *update) { u.append(t, "usr/lib/pymod/greeting/words.py", "x = 1\n") }, "~restart needs.service, restart pymod.service", ""},
 	{"a Python module that is not", byRename, func(t *testing.T, u *update) { u.append(t, "usr/lib/pymod/greeting/unused.py", "x = 1\n") }, "", ""},
+	{"a Perl module", byRename, func(t *testing.T, u *update) { u.append(t, "usr/lib/plmod/Greeting.pm", "1;\n") }, "restart plmod.service", ""},
 	{"the script of a service", byRename, func(t *testing.T, u *update) { u.append(t, "usr/lib/shell/main", "true\n") }, "restart shell.service", ""},
 	{"a file that the script sources", byRename, func(t *testing.T, u *update) { u.append(t, "usr/lib/shell/common.sh", "true\n") }, "restart shell.service", ""},
 	{"the script of a service that does not run", byRename, func(t *testing.T, u *update) { u.append(t, "usr/lib/pymod/asleep.py", "x = 1\n") }, "", ""},
@@ -130,6 +132,15 @@ var cases = []kase{
 	}, "start extra.service, host daemon-reload", ""},
 	{"a unit that is masked", byRename, func(_ *testing.T, u *update) { u.links["etc/systemd/system/plain.service"] = "/dev/null" }, "stop plain.service, host daemon-reload", ""},
 	{"the script of a oneshot", byRename, func(t *testing.T, u *update) { u.append(t, "usr/lib/once/run", "true\n") }, "", ""},
+	{"a slice", byRename, func(_ *testing.T, u *update) {
+		u.file("etc/systemd/system/system.slice.d/50-new.conf", "[Slice]\nTasksMax=10000\n")
+	}, "host daemon-reload", ""},
+	{"a target that wants another unit", byRename, func(_ *testing.T, u *update) {
+		u.links["etc/systemd/system/multi-user.target.wants/asleep.service"] = "/usr/lib/systemd/system/asleep.service"
+	}, "start asleep.service, host daemon-reload", "systemctl stop asleep.service"},
+	{"a kernel setting", byRename, func(_ *testing.T, u *update) { u.file("etc/sysctl.d/50-new.conf", "net.ipv4.ip_default_ttl = 63\n") }, "sysctl", ""},
+	{"a job of cron", byRename, func(_ *testing.T, u *update) { u.file("etc/cron.d/new", "0 0 * * * root true\n") }, "", ""},
+	{"a rule of PAM", byRename, func(t *testing.T, u *update) { u.append(t, "etc/pam.d/other", "# changed\n") }, "", ""},
 	{"a rule of the bus", byRename, func(_ *testing.T, u *update) {
 		u.file("usr/share/dbus-1/system.d/org.example.conf", "<!DOCTYPE busconfig PUBLIC \"-//freedesktop//DTD D-Bus Bus Configuration 1.0//EN\" \"http://www.freedesktop.org/standards/dbus/1.0/busconfig.dtd\">\n<busconfig/>\n")
 	}, "reload dbus.service", ""},

@@ -136,6 +136,9 @@ func planOf(t *testing.T, m *machine.Machine, u *update, i int) string {
 	if a := out.Plan.HostAction; a != change.ActionNone {
 		parts = append(parts, "host "+a.String())
 	}
+	for _, e := range out.Plan.Effects {
+		parts = append(parts, e.Do)
+	}
 	return strings.Join(parts, ", ")
 }
 
