@@ -155,6 +155,7 @@ configure() {
 	APT::Get::Assume-Yes "true";
 	APT::Get::Show-Upgraded "true";
 	Dpkg::Use-Pty "false";
+	Dpkg::Path "$PATH";
 	Dpkg::Progress-Fancy "false";
 	Dir::State::lists "$run/lists";
 	Dir::Cache::archives "$run/archives";
