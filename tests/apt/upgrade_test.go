@@ -53,7 +53,7 @@ mount -t proc proc /proc; mount -t tmpfs tmpfs /run; mkdir -p /run/systemd/syste
 trap 'umount /run /proc' EXIT
 export DEBIAN_FRONTEND=noninteractive SYSTEMD_OFFLINE=1 LC_ALL=C.UTF-8 PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 apt-get -q update
-apt-get -q -y -o Dpkg::Options::=--force-confold -o Dpkg::Options::=--force-confdef dist-upgrade
+apt-get -q -y -o Dpkg::Options::=--force-unsafe-io -o Dpkg::Options::=--force-confold -o Dpkg::Options::=--force-confdef dist-upgrade
 rm /usr/sbin/policy-rc.d
 `
 	cmd := exec.Command("unshare", "--mount", "chroot", root, "/bin/sh", "-c", script)
