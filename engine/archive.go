@@ -58,6 +58,8 @@ type unpackNote struct {
 	// Patch: it was one, and removes Gone.
 	Patch bool         `json:"patch,omitempty"`
 	Gone  []patch.Gone `json:"gone,omitempty"`
+	// Whole: it was made of whole systems.
+	Whole bool `json:"whole,omitempty"`
 }
 
 func (u *unpacked) close() {
@@ -134,7 +136,7 @@ func (s *session) openArchive(ctx context.Context, kind, where string, ev Events
 		return nil, err
 	}
 	t, err := tree.Open(ctx, filepath.Join(homePath, u.key), tree.Options{
-		Keys: s.keyring(), AllowUnsigned: s.req.AllowUnsigned, Name: name, Signer: signed.signer, Head: signed.head,
+		Keys: s.keyring(), AllowUnsigned: s.req.AllowUnsigned, Name: name, Signer: signed.signer, Head: signed.head, Empty: kind == "patch",
 	})
 	if err != nil {
 		return nil, err
@@ -232,20 +234,25 @@ func ensureDir(k *sys.Kernel, dir *sys.FD, name string) (*sys.FD, error) {
 
 // unpackOnce unpacks in, unless it lies there.
 func (s *session) unpackOnce(ctx context.Context, u *unpacked, in *os.File, kind, name string, ev Events) error {
-	if u.load() == nil && u.note.Patch == (kind == "patch") {
+	var p *patch.Patch
+	if kind == "patch" {
+		// What was unpacked before needs no old files any more, but the root may have become another one.
+		var err error
+		if p, err = s.openPatch(ctx, in, name); err != nil {
+			return err
+		}
+	}
+	if u.load() == nil && u.note.Patch == (p != nil) {
 		return nil
 	}
+	u.note = unpackNote{}
 	st, err := in.Stat()
 	if err != nil {
 		return fmt.Errorf("cannot unpack %s: %w", name, err)
 	}
 	var archive io.Reader = in
-	var p *patch.Patch
 	size := st.Size()
-	if kind == "patch" {
-		if p, err = s.openPatch(ctx, in, name); err != nil {
-			return err
-		}
+	if p != nil {
 		archive, size = p.Tar(ctx), p.Size()
 	}
 	if err := u.clear(func(string) bool { return true }); err != nil {
@@ -279,7 +286,7 @@ func (s *session) unpackOnce(ctx context.Context, u *unpacked, in *os.File, kind
 	}
 	u.note = unpackNote{Digest: res.Digest.String(), Implied: res.Implied, Warnings: res.Warnings}
 	if p != nil {
-		u.note.Digest, u.note.Patch, u.note.Gone = p.Digest().String(), true, p.Gone()
+		u.note.Digest, u.note.Patch, u.note.Gone, u.note.Whole = p.Digest().String(), true, p.Gone(), p.Whole()
 	}
 	u.setImplied()
 	return u.save(name)

@@ -20,16 +20,59 @@ import (
 	"github.com/liveupd/liveupd/internal/sys"
 	"github.com/liveupd/liveupd/source/patch"
 	"github.com/liveupd/liveupd/source/tarball"
+	"github.com/liveupd/liveupd/source/tree"
 )
 
 // The cache of unpacked archives is the same for both kinds: a patch becomes an
 // archive, and the archive a folder.
 
-// oldFile opens a file of the root for a patch.
+// oldFile opens a file of the root for a patch, through no symlink but those of a merged /usr. It wakes no
+// device, and leaves the time of the last access as it is.
 func (s *session) oldFile(name string) (patch.File, error) {
-	dir, rel := s.inVolume(name)
-	return sys.OpenRegular(dir, rel, sys.ResolveBeneath|sys.ResolveNoSymlinks)
+	dir, rel := s.inVolume(s.merged(name))
+	n, err := sys.LstatPath(dir, rel)
+	if err != nil {
+		return nil, err
+	}
+	if n.Type != change.Regular {
+		return nil, fmt.Errorf("it is a %s", n.Type)
+	}
+	fd, err := sys.OpenContent(dir, rel)
+	if err != nil {
+		return nil, err
+	}
+	now, err := fd.Stat()
+	if err == nil && (now.Type != change.Regular || now.Dev != n.Dev || now.Ino != n.Ino) {
+		err = change.ErrDrift
+	}
+	if err != nil {
+		fd.Close()
+		return nil, err
+	}
+	return rootFile{fd, now.Size}, nil
 }
+
+// merged leads a path through the links of a merged /usr: what an archive has as /lib/x lies in /usr/lib/x.
+func (s *session) merged(p string) string {
+	top, _, deeper := strings.Cut(p[1:], "/")
+	if !deeper {
+		return p
+	}
+	n, err := sys.LstatPath(s.vols[0].Dir, top)
+	if err == nil && n.Type == change.Symlink && strings.TrimPrefix(n.Target, "/") == "usr/"+top {
+		return "/usr" + p
+	}
+	return p
+}
+
+// rootFile is an open file of the root.
+type rootFile struct {
+	*sys.FD
+	size int64
+}
+
+// Size is in bytes.
+func (f rootFile) Size() int64 { return f.size }
 
 // inVolume is volumeOf with a path that is looked up below the folder.
 func (s *session) inVolume(name string) (*sys.FD, string) {
@@ -79,18 +122,40 @@ func (s *session) settleGone(gone []patch.Gone) (goes map[string]bool, warnings 
 // of a tree removes nothing by itself.
 type goneRules struct {
 	diff.Owner
-	gone map[string]bool
+	gone    map[string]bool
+	modules string // of the running kernel, "" where none runs from the root
 }
 
+// patchRules are the rules for a source, of which a patch says itself what goes.
+func (s *session) patchRules(u *update, own diff.Owner) diff.Owner {
+	if !u.patch {
+		return own
+	}
+	r := goneRules{Owner: own, gone: u.gone}
+	if k := s.rulesOptions(false, nil, nil, nil).Kernel; k != "" {
+		r.modules = "/usr/lib/modules/" + k
+	}
+	return r
+}
+
+// goes: in /var and /boot an update only adds, and the kernel that runs loads its modules yet.
 func (r goneRules) goes(p string) bool {
-	return r.gone[p] && r.Owner.Class(p) != change.ClassNever
+	if !r.gone[p] || r.modules != "" && (p == r.modules || strings.HasPrefix(p, r.modules+"/")) {
+		return false
+	}
+	class := r.Owner.Class(p)
+	return class != change.ClassNever && class != change.ClassAddOnly
 }
 
 func (r goneRules) Class(p string) change.Class {
 	if r.goes(p) {
 		return change.ClassWhole
 	}
-	return r.Owner.Class(p)
+	class := r.Owner.Class(p)
+	if class == change.ClassWhole {
+		return change.ClassListed // what a patch does not name stays
+	}
+	return class
 }
 
 func (r goneRules) Decide(p string, old, new *change.Node) change.Decision {
@@ -178,6 +243,7 @@ func Diff(ctx context.Context, req DiffRequest, ev Events) (_ *change.DiffReport
 	}
 	defer func() { err = errors.Join(err, removeTree(tmp)) }()
 	var sides [2]*sys.FD
+	whole := true
 	for i, spec := range []string{req.Old, req.New} {
 		side, err := openSide(ctx, spec, filepath.Join(tmp, []string{"old", "new"}[i]), ev)
 		if err != nil {
@@ -185,6 +251,11 @@ func Diff(ctx context.Context, req DiffRequest, ev Events) (_ *change.DiffReport
 		}
 		defer side.Close()
 		sides[i] = side
+		one, err := tree.IsWhole(side)
+		if err != nil {
+			return nil, err
+		}
+		whole = whole && one
 	}
 	out, err := os.CreateTemp(tmp, "patch")
 	if err != nil {
@@ -193,7 +264,7 @@ func Diff(ctx context.Context, req DiffRequest, ev Events) (_ *change.DiffReport
 	defer out.Close()
 	ev.progress("reading", 0, 0, "files", req.Old+" and "+req.New)
 	sum, err := patch.Make(ctx, sides[0], sides[1], out, patch.Options{
-		Level: req.Level, Zstd: req.Zstd, Progress: func(done, total int64) { ev.bytes("packing", 0, done, total) },
+		Level: req.Level, Zstd: req.Zstd, Whole: whole, Progress: func(done, total int64) { ev.bytes("packing", 0, done, total) },
 	})
 	if err != nil {
 		return nil, fmt.Errorf("cannot make the patch: %w", err)

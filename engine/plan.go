@@ -120,7 +120,7 @@ func (s *session) planSource(ctx context.Context, ev Events) (_ *planned, err er
 		return nil, err
 	}
 	m := p.src.Manifest()
-	rules, err := writable.New(s.rulesOptions(p.src.Whole(), p.src.owns(), m.Never, p.base))
+	rules, err := writable.New(s.rulesOptions(p.src.fromWhole(), p.src.owns(), m.Never, p.base))
 	if err != nil {
 		return nil, err
 	}
@@ -132,7 +132,7 @@ func (s *session) planSource(ctx context.Context, ev Events) (_ *planned, err er
 		return nil, err
 	}
 	foreign := foreignRules{rules, s.root.Foreign()}
-	if p.result, err = diff.Compare(ctx, p.src, goneRules{foreign, p.src.gone}, o); err != nil {
+	if p.result, err = diff.Compare(ctx, p.src, s.patchRules(p.src, foreign), o); err != nil {
 		return nil, err
 	}
 	if err := foreign.refuse(p.result.Delta); err != nil {

@@ -27,6 +27,9 @@ type update struct {
 // Whole tells whether the source is a whole system's tree.
 func (u *update) Whole() bool { return !u.patch && u.Tree.Whole() }
 
+// fromWhole tells whether the source is a whole system's tree, or a patch between two.
+func (u *update) fromWhole() bool { return u.Whole() || u.patch && u.unpacked.note.Whole }
+
 // owns are the paths that the update owns wholly.
 func (u *update) owns() []string {
 	if u.patch {

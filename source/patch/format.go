@@ -23,8 +23,8 @@ const (
 	groupBytes = 24 << 20 // of a group that Make makes, but for one entry's header
 	dictBytes  = 32 << 20 // of its dictionary
 
-	maxGroup  = 64 << 20 // that is read
-	maxDict   = 64 << 20
+	maxGroup  = 32 << 20 // that is read
+	maxDict   = 32 << 20
 	maxFrame  = maxGroup + 1<<20 // zstd's own overhead is less
 	maxHead   = 64 << 20         // some 400,000 paths
 	maxTotal  = 64 << 30
@@ -35,6 +35,7 @@ const (
 // absolute; they are bytes, not text.
 type head struct {
 	Encoder string  `json:"encoder"`
+	Whole   bool    `json:"whole,omitempty"` // both trees are whole systems
 	Bases   []Base  `json:"bases,omitempty"`
 	Gone    []Gone  `json:"gone,omitempty"`
 	Groups  []group `json:"groups"`

@@ -25,6 +25,7 @@ type Options struct {
 	// Zstd is the path of the zstd program; "" looks for it where programs of the
 	// system lie, "-" uses the encoder that is built in.
 	Zstd     string
+	Whole    bool                    // both trees are whole systems
 	Progress func(done, total int64) // bytes of what changes
 }
 
@@ -315,7 +316,7 @@ func (t *tree) read(p string, off, n int64, b []byte) ([]byte, error) {
 
 // write packs the groups, side by side, and writes all in order.
 func (m *maker) write(ctx context.Context, goes []Gone, out io.Writer, s *Summary) error {
-	h := head{Encoder: m.enc.name, Gone: goes, Groups: make([]group, len(m.groups))}
+	h := head{Encoder: m.enc.name, Whole: m.o.Whole, Gone: goes, Groups: make([]group, len(m.groups))}
 	number := map[string]int{}
 	for _, g := range m.groups {
 		for _, p := range g {

@@ -64,7 +64,8 @@ func (p *Patch) checkBase(ctx context.Context, b *Base, buf []byte) error {
 		return refuse("there is none")
 	}
 	if err != nil {
-		return fmt.Errorf("cannot read %q, which it needs: %w", b.Path, err)
+		// A folder, a symlink, a device: it is opened as a file, and as nothing else.
+		return refuse("here it cannot be opened: %v", err)
 	}
 	defer f.Close()
 	if f.Size() != b.Size && b.Becomes.IsZero() {
@@ -98,6 +99,9 @@ func (p *Patch) checkBase(ctx context.Context, b *Base, buf []byte) error {
 
 // Encoder is what made the patch.
 func (p *Patch) Encoder() string { return p.head.Encoder }
+
+// Whole tells whether both trees were whole systems.
+func (p *Patch) Whole() bool { return p.head.Whole }
 
 // Gone are the paths that the new tree lacks, sorted.
 func (p *Patch) Gone() []Gone { return p.head.Gone }

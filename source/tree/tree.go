@@ -30,6 +30,8 @@ type Options struct {
 	// it needs no manifest of its own. Head is what that signature says of it.
 	Signer *trust.Signer
 	Head   trust.Head
+	// Empty takes a directory that holds nothing: a patch may do nothing but remove.
+	Empty bool
 }
 
 // Tree is an opened update. Claim, Check and Skip may be called from many
@@ -54,7 +56,7 @@ func Open(ctx context.Context, dir string, o Options) (*Tree, error) {
 	if o.Keys == nil {
 		o.Keys = trust.NewKeyring(trust.Options{})
 	}
-	t, err := openDir(dir, o.Name)
+	t, err := openDir(dir, o.Name, o.Empty)
 	if err != nil {
 		return nil, err
 	}
@@ -67,7 +69,7 @@ func Open(ctx context.Context, dir string, o Options) (*Tree, error) {
 }
 
 // openDir opens and surveys the directory alone.
-func openDir(dir, name string) (*Tree, error) {
+func openDir(dir, name string, empty bool) (*Tree, error) {
 	if dir == "" {
 		return nil, errors.New("cannot open the tree: no directory is named")
 	}
@@ -79,14 +81,14 @@ func openDir(dir, name string) (*Tree, error) {
 	if t.root, err = sys.OpenRoot(abs); err != nil {
 		return nil, fmt.Errorf("cannot open the tree: %w", err)
 	}
-	if err := t.survey(); err != nil {
+	if err := t.survey(empty); err != nil {
 		t.Close()
 		return nil, err
 	}
 	return t, nil
 }
 
-func (t *Tree) survey() error {
+func (t *Tree) survey(empty bool) error {
 	node, err := t.root.Stat()
 	if err != nil {
 		return fmt.Errorf("cannot open the tree: %w", err)
@@ -99,7 +101,7 @@ func (t *Tree) survey() error {
 	if slices.Contains(names, storeName) {
 		return fmt.Errorf("cannot use %s as an update: it holds %s, so it is a root that liveupd updates", t.name, storeName)
 	}
-	if !slices.ContainsFunc(names, func(name string) bool { return !skipped("/" + name) }) {
+	if !empty && !slices.ContainsFunc(names, func(name string) bool { return !skipped("/" + name) }) {
 		return fmt.Errorf("cannot use %s as an update: it is empty", t.name)
 	}
 	if up := filepath.Dir(t.dir); up != t.dir {

@@ -27,7 +27,7 @@ func WriteManifest(ctx context.Context, dir string, w io.Writer) error {
 // WriteSigned is WriteManifest with what the signer says beside liveupd.toml. Where both
 // say something they must agree. It gives what both say together.
 func WriteSigned(ctx context.Context, dir string, said trust.Head, w io.Writer) (trust.Head, error) {
-	t, err := openDir(dir, "")
+	t, err := openDir(dir, "", false)
 	if err != nil {
 		return said, err
 	}
