@@ -42,6 +42,8 @@ type StaleResult struct {
 //
 //  1. The object itself: fresh. It was written in place after the process
 //     began and existed before: stale, since a mapping follows what is written.
+//     It was renamed since the boot, and what lies under its own name (DT_SONAME)
+//     beside it is another: stale.
 //  2. Another object of the same bytes, or the same program under the same build
 //     ID (package elfcode): fresh.
 //  3. Another object: stale.
@@ -249,6 +251,12 @@ func (s *staleScan) judge(v *staleVerdict, k staleKey, p *sys.Proc, link, mapped
 		v.path, v.mtime = name, at.MtimeNS
 		if linked {
 			v.birth = p.Birth(link)
+		}
+		// Giving a file another name changes its inode.
+		if linked && at.CtimeNS > s.clocks.Real-s.clocks.Boot {
+			if other := s.setAside(root, name, key, p, link); other != "" {
+				v.path, v.detail = other, "replaced; the old one is "+name+" now"
+			}
 		}
 	case at.Type != change.Regular:
 		v.path, v.detail = name, "replaced by a "+at.Type.String()

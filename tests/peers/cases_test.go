@@ -30,6 +30,7 @@ type kase struct {
 // afterwards is what liveupd check must say of a change that was made by hand.
 var afterwards = map[string]string{
 	"a library, replaced by rename":         "restart nginx.service, restart private.service",
+	"the same, the old one renamed aside":   "restart nginx.service, restart private.service",
 	"a Python module that is imported":      "restart pymod.service",
 	"a Python module that is not":           "",
 	"a Perl module":                         "restart plmod.service",
