@@ -36,7 +36,7 @@ build: ## build the programs, static, into bin/
 	@mkdir -p '$(BIN)'
 	$(BUILD) -o '$(BIN)/' $(PROGRAMS:%=./cmd/%)
 
-run: build ## make a small Debian root, prepare an update of it and show the plan
+run: build ## show what this machine's own pending upgrades would interrupt
 	tests/run.sh
 
 check: ## format, vet, lint and the tests that need no root, in a minute or two
