@@ -164,8 +164,20 @@ func (m *maker) manifestOnly(want map[string]bool) error {
 func (m *maker) entry(p string) error {
 	n, link := m.new.nodes[p], m.new.link(p)
 	m.entries++
-	m.add(piece{literal: headers(p, n, link)})
+	var data []extent
+	sparse := false
+	if link == "" && n.Type == change.Regular {
+		var err error
+		if data, sparse, err = m.new.holes(p); err != nil {
+			return err
+		}
+	}
+	m.add(piece{literal: headers(p, n, link, sparse, data)})
 	if link != "" || n.Type != change.Regular || n.Size == 0 {
+		return nil
+	}
+	if sparse {
+		m.pieces(p, data)
 		return nil
 	}
 	base, err := m.base(p)

@@ -15,8 +15,12 @@ import (
 // not fit, or is finer than a second.
 const blockSize = 512
 
-// headers are an entry's header blocks. link is the path that it is a hard link to.
-func headers(p string, n *change.Node, link string) []byte {
+// xattrKey is how GNU tar since 1.31 writes the name of an attribute, which may hold an equals sign.
+var xattrKey = strings.NewReplacer("%", "%25", "=", "%3D").Replace
+
+// headers are an entry's header blocks. link is the path that it is a hard link to. Of a file
+// with holes, data are the pieces that are none, and their map follows the header.
+func headers(p string, n *change.Node, link string, sparse bool, data []extent) []byte {
 	name := strings.TrimPrefix(p, "/")
 	typ := byte('0')
 	size := n.Size
@@ -39,6 +43,15 @@ func headers(p string, n *change.Node, link string) []byte {
 	if typ != '0' {
 		size = 0
 	}
+	var holes []byte
+	full := name
+	if sparse {
+		holes = sparseMap(data, n.Size)
+		size, name = int64(len(holes)), "GNUSparseFile.0/file"
+		for _, x := range data {
+			size += x.len
+		}
+	}
 	records := map[string]string{"mtime": seconds(n.MtimeNS)}
 	if len(name) > 100 || !ascii(name) {
 		records["path"] = name
@@ -57,8 +70,12 @@ func headers(p string, n *change.Node, link string) []byte {
 	}
 	if link == "" {
 		for key, value := range n.Xattrs {
-			records["SCHILY.xattr."+key] = string(value)
+			records["SCHILY.xattr."+xattrKey(key)] = string(value)
 		}
+	}
+	if sparse {
+		records["GNU.sparse.major"], records["GNU.sparse.minor"] = "1", "0"
+		records["GNU.sparse.name"], records["GNU.sparse.realsize"] = full, strconv.FormatInt(n.Size, 10)
 	}
 	if records["path"] != "" || records["linkpath"] != "" {
 		records["hdrcharset"] = "BINARY" // names are bytes
@@ -74,7 +91,18 @@ func headers(p string, n *change.Node, link string) []byte {
 	out := header("PaxHeaders/liveupd", 'x', int64(body.Len()), &change.Node{Mode: 0o644}, "")
 	out = append(out, body.String()...)
 	out = append(out, padding(int64(body.Len()))...)
-	return append(out, header(name, typ, size, n, target)...)
+	return append(append(out, header(name, typ, size, n, target)...), holes...)
+}
+
+// sparseMap is the map of a file in GNU tar's form 1.0: the number of its pieces, and offset and
+// length of each. The last one is empty and says where the file ends.
+func sparseMap(data []extent, size int64) []byte {
+	b := fmt.Appendf(nil, "%d\n", len(data)+1)
+	for _, x := range data {
+		b = fmt.Appendf(b, "%d\n%d\n", x.off, x.len)
+	}
+	b = fmt.Appendf(b, "%d\n0\n", size)
+	return append(b, padding(int64(len(b)))...)
 }
 
 func ascii(s string) bool {

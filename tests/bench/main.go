@@ -15,7 +15,8 @@
 //     processors. Cold and warm as for the plan.
 //  5. apt: a whole upgrade of a Debian root, against apt-get dist-upgrade of a copy, with
 //     the disk's flushes and bytes.
-//  6. peak memory: the greatest resident set of the process and of all its children.
+//  6. patch: one between those two states, against zstd --patch-from and xdelta3 of whole archives.
+//  7. peak memory: the greatest resident set of the process and of all its children.
 //
 // Figures are medians; beside them stand the least and the greatest. Before the next
 // contender starts, all is written back, and after each apply every file is compared with the
@@ -69,7 +70,7 @@ func main() {
 }
 
 // partNames are what -only takes, in the order in which they run.
-var partNames = []string{"apply", "plan", "barriers", "recovery", "verify", "unpack", "apt"}
+var partNames = []string{"apply", "plan", "barriers", "recovery", "verify", "unpack", "apt", "patch"}
 
 // sizes are what is measured and how large.
 type sizes struct {
@@ -108,6 +109,7 @@ func run(ctx context.Context, z sizes, only string, asJSON bool) (err error) {
 		"barriers": func() error { return b.barriers(z.changed, z.bytes) },
 		"unpack":   func() error { return b.unpack(z.roots) },
 		"apt":      func() error { return b.packages(z.roots) },
+		"patch":    func() error { return b.patches(z.roots) },
 		"recovery": func() error {
 			return b.recovery([]int{z.changed / 10, z.changed, 4 * z.changed}, z.bytes/int64(z.changed)/4)
 		},

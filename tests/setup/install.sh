@@ -33,6 +33,7 @@ needs=(
 	qemu-img:qemu-utils
 	rsync:rsync # what the benchmarks compare with
 	git:git
+	xdelta3:xdelta3
 	make:make
 	xz:xz-utils
 	zstd:zstd
