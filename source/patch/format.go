@@ -183,7 +183,9 @@ func readFrame(in io.Reader, size uint32) ([]byte, error) {
 // decode unpacks one frame of at most limit bytes.
 func decode(frame, dict []byte, limit int64) ([]byte, error) {
 	o := []zstd.DOption{
-		zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(uint64(max(limit, 1))),
+		zstd.WithDecoderConcurrency(1),
+		// Of a frame that is small the window counts, which is at least a kilobyte; its size is looked at by who asks.
+		zstd.WithDecoderMaxMemory(uint64(max(limit, 1<<20))),
 		zstd.WithDecoderMaxWindow(maxWindow), zstd.WithDecoderLowmem(true),
 	}
 	if len(dict) > 0 {

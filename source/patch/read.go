@@ -45,13 +45,26 @@ func Open(ctx context.Context, in io.Reader, open Opener) (*Patch, error) {
 		return nil, err
 	}
 	buf := make([]byte, 256<<10)
+	var first error
 	for i := range p.head.Bases {
-		if err := p.checkBase(ctx, &p.head.Bases[i], buf); err != nil {
+		err := p.checkBase(ctx, &p.head.Bases[i], buf)
+		switch {
+		case errors.Is(err, errApplied):
+			return nil, err // it says most, whatever else does not fit
+		case err != nil && !errors.Is(err, change.ErrVerification):
 			return nil, err
+		case first == nil:
+			first = err
 		}
+	}
+	if first != nil {
+		return nil, first
 	}
 	return p, nil
 }
+
+// errApplied is a file of the root that is already what the patch makes of it.
+var errApplied = fmt.Errorf("as it is here already: %w", change.ErrVerification)
 
 const otherBase = "bring the machine to the version that the patch starts from, or apply the whole update instead"
 
@@ -89,7 +102,7 @@ func (p *Patch) checkBase(ctx context.Context, b *Base, buf []byte) error {
 	switch got := change.Digest(sum.Sum(nil)); got {
 	case b.Digest:
 	case b.Becomes:
-		return change.WithHint(damaged("it makes %q what it is here already", b.Path),
+		return change.WithHint(fmt.Errorf("it makes %q %w", b.Path, errApplied),
 			"the patch seems to be applied: see what is with liveupd history")
 	default:
 		return refuse("here it has the digest %s and not %s", got, b.Digest)
