@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/liveupd/liveupd/change"
+	"github.com/liveupd/liveupd/inspect"
 	"github.com/liveupd/liveupd/internal/systemd"
 	"github.com/liveupd/liveupd/planner"
 )
@@ -34,6 +35,7 @@ func (e *Engine) check(ctx context.Context, req Request, ev Events) (any, error)
 	}
 	slices.Sort(r.Waiting)
 	r.Waiting = slices.Compact(r.Waiting)
+	r.Kernel, r.Microcode = inspect.Kernel("/"), inspect.Microcode("/")
 	if len(req.Units) > 0 {
 		err = explain(r, units, req.Units)
 	}

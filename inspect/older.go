@@ -24,18 +24,8 @@ type older struct {
 }
 
 func newOlder(h *host, d *change.Delta) *older {
-	o := &older{roots: map[change.InodeKey]bool{}, news: map[string]*change.Node{}, known: map[change.InodeKey]string{}}
-	for _, pid := range []int{1, os.Getpid()} {
-		p, err := sys.OpenProc(h.proc, pid)
-		if err != nil {
-			continue
-		}
-		var n change.Node
-		if p.StatInto("root", &n) == nil {
-			o.roots[change.InodeKey{Dev: n.Dev, Ino: n.Ino}] = true
-		}
-		p.Close()
-	}
+	o := &older{news: map[string]*change.Node{}, known: map[change.InodeKey]string{}}
+	o.roots = h.roots()
 	for i := range d.Entries {
 		e := &d.Entries[i]
 		if goes(e) && !e.FromLive && e.Old.Type == change.Regular &&
@@ -44,6 +34,23 @@ func newOlder(h *host, d *change.Delta) *older {
 		}
 	}
 	return o
+}
+
+// roots are the host's own root: PID 1's and ours.
+func (h *host) roots() map[change.InodeKey]bool {
+	out := map[change.InodeKey]bool{}
+	for _, pid := range []int{1, os.Getpid()} {
+		p, err := sys.OpenProc(h.proc, pid)
+		if err != nil {
+			continue
+		}
+		var n change.Node
+		if p.StatInto("root", &n) == nil {
+			out[change.InodeKey{Dev: n.Dev, Ino: n.Ino}] = true
+		}
+		p.Close()
+	}
+	return out
 }
 
 // olderPath is the changed path that an object lay at, "" where it did not.

@@ -59,7 +59,7 @@ func Stale(ctx context.Context, r StaleRequest) (*StaleResult, error) {
 		return nil, err
 	}
 	defer h.close()
-	s := &staleScan{host: h, retained: r.Retained, verdicts: map[staleKey]*staleVerdict{}}
+	s := &staleScan{host: h, roots: h.roots(), retained: r.Retained, verdicts: map[staleKey]*staleVerdict{}}
 	if r.Count {
 		s.looked = map[string]change.Looked{}
 	}
@@ -77,6 +77,7 @@ func Stale(ctx context.Context, r StaleRequest) (*StaleResult, error) {
 type staleScan struct {
 	*host
 	retained map[change.InodeKey]string
+	roots    map[change.InodeKey]bool // the host's
 
 	mu       sync.Mutex
 	verdicts map[staleKey]*staleVerdict
@@ -161,6 +162,9 @@ func (s *staleScan) visit(p *sys.Proc, exe *change.Node) error {
 	who, err := s.describe(p, exe)
 	if err != nil {
 		return err
+	}
+	if who.Container && !s.roots[rootKey] {
+		return nil // what a container has in a root of its own is for the container to say
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()

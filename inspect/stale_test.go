@@ -2,6 +2,7 @@ package inspect
 
 import (
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -186,5 +187,50 @@ func BenchmarkStale(b *testing.B) {
 		if _, err := Stale(b.Context(), StaleRequest{}); err != nil {
 			b.Fatal(err)
 		}
+	}
+}
+
+// What a container runs in a root of its own is its own matter; a process that is
+// merely in a changed root is the host's.
+func TestStaleInItsOwnRoot(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root: changes the root and makes a PID namespace")
+	}
+	busybox, err := os.ReadFile("/bin/busybox")
+	if err != nil {
+		t.Skip("needs busybox (run tests/setup/install.sh)")
+	}
+	for _, c := range []struct {
+		name string
+		args []string
+		want int
+	}{
+		{"a container", []string{"unshare", "--pid", "--fork", "--kill-child", "chroot"}, 0},
+		{"a changed root", []string{"chroot"}, 1},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			root := lasting(t)
+			at := filepath.Join(root, "busybox")
+			write(t, at, string(busybox))
+			cmd := exec.Command(c.args[0], append(c.args[1:], root, "/busybox", "sh", "-c", "echo ready; read line")...)
+			run(t, cmd)
+			if err := os.Remove(at); err != nil {
+				t.Fatal(err)
+			}
+			write(t, at, string(busybox[:len(busybox)/2]))
+			res, err := Stale(t.Context(), StaleRequest{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			found := 0
+			for _, h := range res.Hits {
+				if h.Path == "/busybox" || h.Path == at {
+					found++
+				}
+			}
+			if found != c.want {
+				t.Errorf("%d hits of %s; want %d", found, at, c.want)
+			}
+		})
 	}
 }

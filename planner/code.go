@@ -107,6 +107,8 @@ func (p *planning) hit(h change.Hit) {
 		r.Kind = "pid1"
 		r.Detail = join("; ", h.Kind, r.Detail)
 		p.needHost(change.ActionDaemonReexec, r)
+	case h.Container && h.Unit == "":
+		p.warn("%s: a process of a container that shares the host's files keeps it until the container is started anew (%s, %d)", h.Path, h.Comm, h.PID)
 	case h.Container:
 		r.Detail = join("; ", "a container that shares the host's files", r.Detail)
 		p.postpone(h.Unit, r)

@@ -77,7 +77,7 @@ type Store struct {
 // root's own. A folder with another owner or mode, or a symlink in its place, is
 // refused by name: old set-uid files and new shadow files lie there.
 func Open(k *sys.Kernel, vols []Volume) (*Store, error) {
-	s, err := open(k, vols)
+	s, err := open(k, vols, true)
 	if err != nil {
 		return nil, err
 	}
@@ -88,9 +88,11 @@ func Open(k *sys.Kernel, vols []Volume) (*Store, error) {
 	return s, nil
 }
 
-// Read opens the store of a root to list and load; nothing is created.
+// Read opens the store of a root to list and load; nothing is created. What others
+// could use on a file system beside the root's own is passed over: nothing is
+// read from there.
 func Read(vols []Volume) (*Store, error) {
-	s, err := open(nil, vols)
+	s, err := open(nil, vols, false)
 	if err != nil {
 		return nil, err
 	}
@@ -101,7 +103,7 @@ func Read(vols []Volume) (*Store, error) {
 // SetOptions sets options before the first transaction.
 func (s *Store) SetOptions(o Options) { s.opts = o }
 
-func open(k *sys.Kernel, vols []Volume) (*Store, error) {
+func open(k *sys.Kernel, vols []Volume, strict bool) (*Store, error) {
 	if len(vols) == 0 || vols[0].Mount != "/" {
 		return nil, errors.New("cannot open the transaction store: the first volume is not the root")
 	}
@@ -114,7 +116,7 @@ func open(k *sys.Kernel, vols []Volume) (*Store, error) {
 			s.Close()
 			return nil, fmt.Errorf("cannot open volume %s: %w", v.Mount, err)
 		}
-		if err := vol.openHome(); err != nil {
+		if err := vol.openHome(); err != nil && (strict || v.Mount == "/") {
 			s.Close()
 			return nil, err
 		}

@@ -11,3 +11,13 @@ func KernelRelease() string {
 	}
 	return unix.ByteSliceToString(u.Release[:])
 }
+
+// KernelVersion is the build of the running kernel, as uname -v; "" where it
+// cannot be told.
+func KernelVersion() string {
+	var u unix.Utsname
+	if err := unix.Uname(&u); err != nil {
+		return ""
+	}
+	return unix.ByteSliceToString(u.Version[:])
+}
