@@ -211,7 +211,10 @@ func (r *rig) mounted(image, fs, at string, do func(root string) error) (err err
 		return fmt.Errorf("cannot mount %s (%s): %w", image, fs, err)
 	}
 	defer func() {
-		err = errors.Join(err, unmount(at))
+		// A mount namespace that another process cloned from ours meanwhile keeps the file
+		// system mounted: then its end is not the unmount's, and the image is read before it.
+		_, e := command("sync", "--file-system", at)
+		err = errors.Join(err, e, unmount(at))
 	}()
 	return do(at)
 }
