@@ -111,7 +111,7 @@ func newRoot() (*cobra.Command, *options) {
 changes which services will be interrupted and why, it commits all of the
 update or none of it, and it can take it back without a reboot.
 
-Start with:   liveupd apply --plan --source tree:DIR
+Start with:   liveupd apply --plan
 ` + exitHelp,
 		SilenceErrors: true, SilenceUsage: true,
 		PersistentPreRunE: func(*cobra.Command, []string) error {
