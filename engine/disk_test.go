@@ -25,6 +25,9 @@ func diskBed(t *testing.T) *bed {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root: it mounts a file system")
 	}
+	if testing.Short() {
+		t.Skip("mounts a file system: not in the fast loop")
+	}
 	if _, err := exec.LookPath("mkfs.ext4"); err != nil {
 		t.Skip("mkfs.ext4 is not installed")
 	}

@@ -32,6 +32,9 @@ func TestMain(m *testing.M) {
 
 func needRoot(t *testing.T) {
 	t.Helper()
+	if testing.Short() {
+		t.Skip("mounts file systems: not in the fast loop")
+	}
 	if os.Geteuid() != 0 {
 		t.Skip("mounts take root")
 	}

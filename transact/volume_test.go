@@ -22,6 +22,9 @@ func loopFS(t *testing.T, kind string, megabytes int64, point string) {
 	if os.Geteuid() != 0 {
 		t.Skip("mounting needs root")
 	}
+	if testing.Short() {
+		t.Skip("mounts file systems: not in the fast loop")
+	}
 	mkfs, err := exec.LookPath("mkfs." + kind)
 	if err != nil {
 		t.Skipf("there is no mkfs.%s here", kind)

@@ -89,6 +89,9 @@ func need(t *testing.T, programs ...string) {
 	if os.Geteuid() != 0 {
 		t.Skip("mounting needs root")
 	}
+	if testing.Short() {
+		t.Skip("mounts file systems: not in the fast loop")
+	}
 	if _, err := os.Stat("/dev/loop-control"); err != nil {
 		t.Skip("no loop devices: ", err)
 	}
