@@ -238,6 +238,9 @@ func TestFloorThatIsNotRaised(t *testing.T) {
 // Wherever a run dies: once the new tree stands, the old update is refused, and
 // not before.
 func TestFloorWhereverARunDies(t *testing.T) {
+	if testing.Short() {
+		t.Skip("a run for each call: not in the fast loop")
+	}
 	tried, raised := 0, 0
 	for n := 0; ; n++ {
 		b := newTrustBed(t)

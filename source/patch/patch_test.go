@@ -189,7 +189,11 @@ func TestRoundTrip(t *testing.T) {
 	needRoot(t)
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
-	for i := range 3 {
+	rounds := 3
+	if testing.Short() {
+		rounds = 1
+	}
+	for i := range rounds {
 		r := rand.New(rand.NewPCG(seed, uint64(i)))
 		home := t.TempDir()
 		old, new := filepath.Join(home, "old"), filepath.Join(home, "new")
@@ -212,6 +216,9 @@ func TestRoundTrip(t *testing.T) {
 // follows, and a library whose version is in its name.
 func TestLarge(t *testing.T) {
 	needRoot(t)
+	if testing.Short() {
+		t.Skip("packs 50 MB twice: not in the fast loop")
+	}
 	home := t.TempDir()
 	old, new := filepath.Join(home, "old"), filepath.Join(home, "new")
 	content := make([]byte, groupBytes*2+12345)
