@@ -8,7 +8,7 @@ top=$(dirname "$here")
 . "$here/setup/lib.sh"
 [ "$(id -u)" = 0 ] || die "needs root: it mounts a file system and drops caches"
 "$here/setup/install.sh"
-"$here/setup/root.sh" peers >/dev/null
+for root in bookworm peers night; do "$here/setup/root.sh" "$root" >/dev/null; done
 make -C "$top" --no-print-directory build >&2
 mkdir -p "$CACHE"
 cd "$top"

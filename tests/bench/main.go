@@ -19,7 +19,9 @@
 //  6. apt: a whole upgrade of a Debian root, against apt-get dist-upgrade of a copy, with
 //     the disk's flushes and bytes.
 //  7. patch: one between those two states, against zstd --patch-from and xdelta3 of whole archives.
-//  8. peak memory: the greatest resident set of the process and of all its children.
+//  8. night: what clients of nginx, exim4 and ssh see of a whole upgrade of their machine, beside
+//     unattended-upgrades with needrestart.
+//  9. peak memory: the greatest resident set of the process and of all its children.
 //
 // Figures are medians; beside them stand the least and the greatest. Before the next
 // contender starts, all is written back, and after each apply every file is compared with the
@@ -45,6 +47,13 @@ import (
 func main() {
 	if len(os.Args) > 2 && os.Args[1] == frameVerb {
 		os.Exit(frame(os.Args[2], os.Args[3:]))
+	}
+	if len(os.Args) > 1 && os.Args[1] == clientsVerb {
+		if err := clients(); err != nil {
+			fmt.Fprintln(os.Stderr, "bench:", err)
+			os.Exit(1)
+		}
+		return
 	}
 	if len(os.Args) > 1 && os.Args[1] == insideVerb {
 		if err := inside(os.Args[2:]); err != nil {
@@ -73,7 +82,7 @@ func main() {
 }
 
 // partNames are what -only takes, in the order in which they run.
-var partNames = []string{"apply", "plan", "barriers", "recovery", "verify", "unpack", "scan", "apt", "patch"}
+var partNames = []string{"apply", "plan", "barriers", "recovery", "verify", "unpack", "scan", "apt", "patch", "night"}
 
 // sizes are what is measured and how large.
 type sizes struct {
@@ -114,6 +123,7 @@ func run(ctx context.Context, z sizes, only string, asJSON bool) (err error) {
 		"scan":     func() error { return b.scan(z.roots) },
 		"apt":      func() error { return b.packages(z.roots) },
 		"patch":    func() error { return b.patches(z.roots) },
+		"night":    func() error { return b.night(z.roots) },
 		"recovery": func() error {
 			return b.recovery([]int{z.changed / 10, z.changed, 4 * z.changed}, z.bytes/int64(z.changed)/4)
 		},
