@@ -134,9 +134,12 @@ const PathsLimit = 10000
 
 // Plan is all that an update will do, in order, with reasons.
 type Plan struct {
-	MessageType string       `json:"message_type"` // "plan"
-	Schema      int          `json:"schema"`
-	ID          string       `json:"id"`
+	MessageType string `json:"message_type"` // "plan"
+	Schema      int    `json:"schema"`
+	ID          string `json:"id"`
+	// Content names what the update brings, whatever the machine is like: the same update has the same one
+	// again after it was taken back. "" where nothing comes.
+	Content     string       `json:"content,omitempty"`
 	Source      string       `json:"source"`
 	Root        string       `json:"root"`
 	Name        string       `json:"name,omitempty"`

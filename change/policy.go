@@ -43,6 +43,9 @@ const (
 	RuleDefer   = "defer"   // told and left to a person
 	RuleNever   = "never"   // the same, and no other unit's restart takes it along
 	RuleIgnore  = "ignore"  // no reason to do anything
+	// RuleLater is a run's own: the unit comes in a later step of the same run. Stops and starts are not
+	// put off by it, and another unit's restart may take the unit along.
+	RuleLater = "later"
 )
 
 // WeekTime is a moment of a week.

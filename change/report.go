@@ -61,7 +61,11 @@ type Generation struct {
 	Retained   bool     `json:"retained"` // its old files are kept: it can be rolled back
 	HostAction Action   `json:"host_action"`
 	Deferred   []string `json:"deferred,omitempty"` // units that still wait
-	Snapshot   string   `json:"snapshot,omitempty"` // the path of the root's snapshot from before it
+	// Waiting tells of the same units since when they wait, and why.
+	Waiting []Waiting `json:"waiting,omitempty"`
+	// ThisBoot: it began in the boot that runs now.
+	ThisBoot bool   `json:"-"`
+	Snapshot string `json:"snapshot,omitempty"` // the path of the root's snapshot from before it
 }
 
 // Stale is a unit that runs code or configuration which is no longer what its paths hold.

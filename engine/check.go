@@ -92,6 +92,9 @@ func (e *Engine) restart(ctx context.Context, req Request, ev Events) (any, erro
 	}
 	report := newReport("restart")
 	report.HostAction = change.ActionNone
+	if len(req.Units) > 0 {
+		found.Units = slices.DeleteFunc(found.Units, func(u change.Stale) bool { return u.Manager != "" || !slices.Contains(req.Units, u.Unit) })
+	}
 	plan := planner.RestartPlan(found, req.Max)
 	plan.Root, plan.Source = req.Root, "check"
 	ev.emit(plan)
@@ -111,7 +114,11 @@ func (e *Engine) restart(ctx context.Context, req Request, ev Events) (any, erro
 		}
 	}
 	defer ev.goOn(ctx, "the restarts have begun")()
-	if _, err := r.runSteps(context.WithoutCancel(ctx), steps); err != nil {
+	results, err := r.runSteps(context.WithoutCancel(ctx), steps)
+	if e := s.noteReloaded(results); e != nil {
+		report.Warnings = append(report.Warnings, e.Error())
+	}
+	if err != nil {
 		report.Result, report.Error = "failed", err.Error()
 		return report, err
 	}

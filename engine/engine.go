@@ -67,8 +67,10 @@ type Request struct {
 	QuiesceFiles int    `json:"quiesce_files,omitempty"` // of one unit, from which on auto does it; 0: quiesce.Files
 	Unattended   bool   `json:"unattended,omitempty"`    // apply: refuse what nobody is there to mend
 	Remove       bool   `json:"remove,omitempty"`        // setup: take it away
-	// Units are those that check is asked about; none: all.
+	// Units are those that check is asked about, and that restart may act on; none: all.
 	Units []string `json:"units,omitempty"`
+	// Rules are the caller's own; they come after the administrator's, and count more.
+	Rules []change.Rule `json:"rules,omitempty"`
 	// Own are the units that the caller runs in, with what leads to it.
 	Own []string `json:"own,omitempty"`
 	// Apt is what the package manager is to do, where the update is its.
@@ -90,6 +92,8 @@ type Events struct {
 	// Terminated is closed when the caller is told to end, and not just to stop
 	// what it does; nil where it never is.
 	Terminated <-chan struct{}
+	// Started is told the unit in which the work is done, where it has one of its own.
+	Started func(unit string)
 }
 
 // goOn tells of an interrupt that no longer stops the run, until the returned
@@ -232,34 +236,6 @@ func (e *Engine) history(req Request) (any, error) {
 	}
 	s.forgetDone(list)
 	return list, nil
-}
-
-// forgetDone drops from the list what is no longer pending: a host action
-// until the machine has booted, a deferral until its unit was started anew.
-// What was taken back, and a tree that no machine runs, have nothing pending.
-func (s *session) forgetDone(list []change.Generation) {
-	boot := bootTime()
-	var units map[string]*change.UnitState
-	var known bool
-	for i := range list {
-		g := &list[i]
-		if !s.req.Live() || g.State != "verified" || g.Time < boot {
-			g.HostAction, g.Deferred = change.ActionNone, nil
-		}
-		if len(g.Deferred) == 0 {
-			continue
-		}
-		if units == nil {
-			units, known = runningUnits()
-		}
-		g.Deferred = slices.DeleteFunc(g.Deferred, func(name string) bool {
-			u := units[name]
-			if u == nil || !u.Active() {
-				return known // it does not run: its next start takes what is there
-			}
-			return boot+int64(u.InvokedMonoUSec/1e6) > g.Time
-		})
-	}
 }
 
 // runningUnits asks systemd; without an answer nothing is known of any unit.

@@ -1,10 +1,7 @@
 package engine
 
 import (
-	"errors"
 	"fmt"
-	"io/fs"
-	"maps"
 	"slices"
 	"time"
 
@@ -29,7 +26,7 @@ func loadRules(req Request) ([]change.Rule, error) {
 	if err != nil {
 		return nil, Usage(err)
 	}
-	return rules, nil
+	return append(rules, req.Rules...), nil
 }
 
 // govern puts the rules into a policy. The windows are the running machine's:
@@ -66,81 +63,4 @@ func (s *session) packagesForRules(in *change.Input, content *sys.FD) error {
 		}
 	}
 	return nil
-}
-
-// waiting is what earlier updates put off and what still has to be done, with
-// the reasons of the plan that put it off where that is still kept.
-func (s *session) waiting() ([]change.UnitPlan, error) {
-	list, err := s.store.List()
-	if err != nil {
-		return nil, err
-	}
-	s.forgetDone(list)
-	found := map[string]change.UnitPlan{}
-	for _, g := range list {
-		if len(g.Deferred) == 0 {
-			continue
-		}
-		plan, err := s.planOf(g.ID)
-		if err != nil {
-			return nil, err
-		}
-		for _, name := range g.Deferred {
-			u := change.UnitPlan{Unit: name}
-			if i := slices.IndexFunc(plan.Units, func(u change.UnitPlan) bool { return u.Unit == name }); i >= 0 {
-				u = plan.Units[i]
-			}
-			if len(found[name].Reasons) == 0 {
-				found[name] = u
-			}
-		}
-	}
-	var out []change.UnitPlan
-	for _, name := range slices.Sorted(maps.Keys(found)) {
-		u := found[name]
-		if len(u.Reasons) == 0 {
-			u.Reasons = []change.Reason{{Kind: "deferred", Unit: name}}
-		}
-		out = append(out, u)
-	}
-	return out, nil
-}
-
-// planOf reads the plan of a transaction; an empty one where it is no longer kept.
-func (s *session) planOf(id string) (*change.Plan, error) {
-	tx, err := s.store.Load(id)
-	if errors.Is(err, fs.ErrNotExist) {
-		return &change.Plan{}, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	defer tx.Close()
-	plan, err := tx.Plan()
-	if err != nil || plan == nil {
-		return &change.Plan{}, err
-	}
-	return plan, nil
-}
-
-// carryOver adds what earlier updates left to be done, and what this one did
-// not do either: their records go when they are collected.
-func (s *session) carryOver(id string, host change.Action, deferred []string) (change.Action, []string) {
-	list, err := s.store.List()
-	if err != nil {
-		s.warnings = append(s.warnings, fmt.Sprintf("what earlier updates left to be done is not known: %v", err))
-		return host, deferred
-	}
-	s.forgetDone(list)
-	for _, g := range list {
-		if g.ID == id {
-			continue
-		}
-		if g.HostAction >= change.ActionSoftReboot {
-			host = max(host, g.HostAction)
-		}
-		deferred = append(deferred, g.Deferred...)
-	}
-	slices.Sort(deferred)
-	return host, slices.Compact(deferred)
 }

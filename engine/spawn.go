@@ -131,7 +131,7 @@ func Spawn(ctx context.Context, req Request, ev Events) (any, error) {
 	defer fromWorker.Close()
 	began := time.Now().Unix()
 	before := committed(req)
-	wait, err := startWorker(ctx, req, toWorker, theirs)
+	wait, err := startWorker(ctx, req, ev, toWorker, theirs)
 	toWorker.Close()
 	theirs.Close()
 	if err != nil {
@@ -323,7 +323,7 @@ func relay(from io.Reader, to io.Writer, ev Events) (result any, got bool, err e
 // startWorker starts the worker: in a transient unit of its own where systemd
 // runs the host and something will change, so that a restart of the caller's
 // session does not end it; else as a child.
-func startWorker(ctx context.Context, req Request, stdin, stdout *os.File) (wait func() error, err error) {
+func startWorker(ctx context.Context, req Request, ev Events, stdin, stdout *os.File) (wait func() error, err error) {
 	exe, err := os.Executable()
 	if err != nil {
 		return nil, fmt.Errorf("cannot find our own program: %w", err)
@@ -338,7 +338,7 @@ func startWorker(ctx context.Context, req Request, stdin, stdout *os.File) (wait
 			Name: unit, Description: "liveupd " + req.Verb, Argv: []string{exe, WorkerArg},
 			Stdin: stdin, Stdout: stdout, Stderr: os.Stderr,
 		}
-		if req.Verb != "restart" {
+		if req.Verb != "restart" && req.Verb != "recover" {
 			// What a killed worker leaves behind is settled at once, not at the next run.
 			t.ExecStopPost = []string{exe, "recover", "--if-unfinished"}
 		}
@@ -346,6 +346,9 @@ func startWorker(ctx context.Context, req Request, stdin, stdout *os.File) (wait
 		if err != nil {
 			bus.Close()
 			return nil, err
+		}
+		if ev.Started != nil {
+			ev.Started(unit)
 		}
 		return func() error {
 			defer bus.Close()
@@ -362,7 +365,7 @@ func startWorker(ctx context.Context, req Request, stdin, stdout *os.File) (wait
 // outlivesCaller tells whether the worker runs in a unit of its own.
 func outlivesCaller(req Request) bool {
 	return systemd.Booted() && (req.Verb == "apply" || req.Verb == "rollback" || req.Verb == "restart" ||
-		req.Verb == "exec" && !req.PlanOnly ||
+		req.Verb == "exec" && !req.PlanOnly || req.Verb == "recover" && req.Unattended ||
 		req.Verb == "verify" && req.Repair && !req.PlanOnly)
 }
 

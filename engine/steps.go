@@ -154,11 +154,7 @@ func (r *run) conclude() {
 	if r.tx == nil || !r.s.req.Live() {
 		return
 	}
-	var deferred []string
-	for _, u := range r.report.Deferred {
-		deferred = append(deferred, u.Unit)
-	}
-	host, deferred := r.s.carryOver(r.tx.ID(), r.report.HostAction, deferred)
+	host, deferred := r.s.carryOver(r.tx.ID(), r.report.HostAction, r.s.waitingFor(r.report.Deferred, time.Now().Unix()))
 	if err := r.tx.SetPending(host, deferred); err != nil {
 		r.s.warnings = append(r.s.warnings, fmt.Sprintf("what is pending was not recorded: %v", err))
 	}

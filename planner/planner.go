@@ -256,7 +256,7 @@ func (p *planning) finish() *change.Plan {
 	out.Steps = p.steps()
 	out.Unaffected = p.unaffected()
 	out.Spared = p.left()
-	out.ID = p.id(out)
+	out.ID, out.Content = p.id(out), p.content()
 	out.Warnings = slices.Sorted(maps.Keys(p.warnings))
 	if out.Warnings == nil {
 		out.Warnings = []string{}

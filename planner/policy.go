@@ -83,7 +83,7 @@ func (p *planning) governed(u *unit, rung change.Action, r change.Reason) (chang
 	case change.RuleIgnore:
 		p.spare(u.name, r, why)
 		return rung, r, false
-	case change.RuleDefer, change.RuleNever:
+	case change.RuleDefer, change.RuleNever, change.RuleLater:
 		r.Detail = join("; ", r.Detail, why)
 		v := p.verdict(u.name)
 		v.reasons = append(v.reasons, r)

@@ -111,6 +111,26 @@ func paths(n int) string {
 	return fmt.Sprintf("%d paths", n)
 }
 
+// content is a short digest of what an update brings: paths with what comes there. What
+// was there before, what runs and when something was copied do not enter; so an update
+// that was taken back is known again.
+func (p *planning) content() string {
+	if len(p.changed.sorted) == 0 {
+		return ""
+	}
+	h := sha256.New()
+	for _, e := range p.changed.sorted {
+		fmt.Fprintf(h, "%q %s\n", e.Path, e.Op)
+		if n := e.New; n != nil {
+			fmt.Fprintf(h, "%d %o %d %d %d %d %q %q\n", n.Type, n.Mode, n.UID, n.GID, n.Size, n.Rdev, n.Target, n.Link)
+			if n.Type == change.Regular {
+				fmt.Fprintln(h, n.MtimeNS)
+			}
+		}
+	}
+	return hex.EncodeToString(h.Sum(nil))[:16]
+}
+
 // id is a short digest of what will be done: the changes with their content
 // and the actions. What the next minute may change (process numbers, times,
 // who is logged in) does not enter; so the same update on the same machine has

@@ -297,7 +297,7 @@ func (s *Store) generation(id string) (change.Generation, error) {
 	if err != nil {
 		return g, err
 	}
-	g.State, g.HostAction, g.Deferred, g.Snapshot = string(st.State), st.HostAction, st.Deferred, s.snapshotOf(id)
+	g.State, g.HostAction, g.Deferred, g.Waiting, g.Snapshot = string(st.State), st.HostAction, st.Deferred, st.Waiting, s.snapshotOf(id)
 	dir, err := sys.OpenAt(s.vols[0].tx, id, sys.OpenRead|sys.OpenDir|sys.OpenNoLink, resolve)
 	if err != nil {
 		return g, fmt.Errorf("cannot list transaction %s: %w", id, err)
@@ -322,6 +322,7 @@ func (s *Store) generation(id string) (change.Generation, error) {
 	}
 	g.Time, g.Source, g.Name, g.Version, g.Sequence = h.Time, h.Source, h.Name, h.Release, h.Sequence
 	g.PlanID, g.Changes = h.PlanID, h.Changes
+	g.ThisBoot = h.BootID != "" && h.BootID == bootID()
 	switch st.State {
 	case journal.Swapped, journal.Boot, journal.Restarting, journal.Verified:
 		g.Retained = true

@@ -221,9 +221,12 @@ func (t *Tx) setState(s journal.State) error {
 }
 
 // SetPending records what a boot or a person still has to do, for status.
-func (t *Tx) SetPending(host change.Action, deferred []string) error {
+func (t *Tx) SetPending(host change.Action, waiting []change.Waiting) error {
 	st := t.status
-	st.HostAction, st.Deferred = host, deferred
+	st.HostAction, st.Deferred, st.Waiting = host, nil, waiting
+	for _, w := range waiting {
+		st.Deferred = append(st.Deferred, w.Unit)
+	}
 	return t.writeStatus(st)
 }
 

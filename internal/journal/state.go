@@ -31,6 +31,8 @@ type Status struct {
 	// What is still to be done by a boot or a person.
 	HostAction change.Action `json:"host_action"`
 	Deferred   []string      `json:"deferred,omitempty"` // units
+	// Waiting are the same units, with what is known of each.
+	Waiting []change.Waiting `json:"waiting,omitempty"`
 }
 
 // WriteStatus replaces the state file durably. After an error the old or the new

@@ -1,0 +1,202 @@
+package engine
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"github.com/liveupd/liveupd/change"
+)
+
+// What was put off. A transaction records which units it left with the old state, since
+// when, why, and which run of each unit that is: by systemd's invocation ID and not by a
+// time, for a clock may be set. A later transaction takes over what still waits.
+
+// forgetDone drops from the list what is no longer pending: a host action
+// until the machine has booted, a deferral until its unit was started anew, or reloaded
+// where that was enough. What was taken back, and a tree that no machine runs, have nothing pending.
+func (s *session) forgetDone(list []change.Generation) {
+	var units map[string]*change.UnitState
+	var known bool
+	var reloaded map[string]string
+	for i := range list {
+		g := &list[i]
+		if !s.req.Live() || g.State != "verified" || !g.ThisBoot {
+			g.HostAction, g.Deferred, g.Waiting = change.ActionNone, nil, nil
+		}
+		if len(g.Waiting) == 0 {
+			g.Deferred = nil
+			continue
+		}
+		if units == nil {
+			units, known = runningUnits()
+			reloaded = readReloaded()
+		}
+		g.Waiting = slices.DeleteFunc(g.Waiting, func(w change.Waiting) bool {
+			return known && !stillWaits(w, units[w.Unit]) || w.Needs == change.ActionReload && g.ID <= reloaded[w.Unit]
+		})
+		g.Deferred = nil
+		for _, w := range g.Waiting {
+			g.Deferred = append(g.Deferred, w.Unit)
+		}
+	}
+}
+
+// stillWaits tells whether a unit runs what it ran when it was put off. One that does
+// not run takes what is there with its next start.
+func stillWaits(w change.Waiting, u *change.UnitState) bool {
+	if u == nil || !u.Active() {
+		return false
+	}
+	return w.Invocation == "" || u.InvocationID == w.Invocation
+}
+
+// waitingFor makes the records of what a plan puts off.
+func (s *session) waitingFor(deferred []change.UnitPlan, now int64) []change.Waiting {
+	if len(deferred) == 0 {
+		return nil
+	}
+	units, _ := runningUnits()
+	var out []change.Waiting
+	for _, u := range deferred {
+		if u.Manager != "" {
+			continue // a user's own unit: the user's manager knows when it started
+		}
+		const most = 4
+		w := change.Waiting{Unit: u.Unit, Since: now, Needs: max(u.Needs, change.ActionReload), Reasons: u.Reasons}
+		if w.Needs != change.ActionReload {
+			w.Needs = change.ActionRestart
+		}
+		if len(w.Reasons) > most {
+			w.Reasons = w.Reasons[:most]
+		}
+		if st := units[u.Unit]; st != nil {
+			w.Invocation = st.InvocationID
+		}
+		out = append(out, w)
+	}
+	return out
+}
+
+// waiting is what earlier updates put off and what still has to be done, as units of a plan.
+func (s *session) waiting() ([]change.UnitPlan, error) {
+	list, err := s.store.List()
+	if err != nil {
+		return nil, err
+	}
+	s.forgetDone(list)
+	var out []change.UnitPlan
+	for _, w := range Waiting(list) {
+		u := change.UnitPlan{Unit: w.Unit, Action: change.ActionDefer, Reasons: w.Reasons, Needs: w.Needs}
+		if len(u.Reasons) == 0 {
+			u.Reasons = []change.Reason{{Kind: "deferred", Unit: w.Unit}}
+		}
+		out = append(out, u)
+	}
+	return out, nil
+}
+
+// Waiting sums up what transactions left to be done: each unit once, since the first of
+// them that put it off, with what it needs at most, sorted by name.
+func Waiting(list []change.Generation) []change.Waiting {
+	found := map[string]change.Waiting{}
+	for _, g := range list {
+		for _, w := range g.Waiting {
+			old, ok := found[w.Unit]
+			if !ok {
+				found[w.Unit] = w
+				continue
+			}
+			if w.Since < old.Since {
+				old.Since = w.Since
+			}
+			old.Needs = max(old.Needs, w.Needs)
+			found[w.Unit] = old
+		}
+	}
+	out := make([]change.Waiting, 0, len(found))
+	for _, name := range slices.Sorted(maps.Keys(found)) {
+		out = append(out, found[name])
+	}
+	return out
+}
+
+// carryOver adds what earlier updates left to be done, and what this one did
+// not do either: their records go when they are collected.
+func (s *session) carryOver(id string, host change.Action, deferred []change.Waiting) (change.Action, []change.Waiting) {
+	list, err := s.store.List()
+	if err != nil {
+		s.warnings = append(s.warnings, fmt.Sprintf("what earlier updates left to be done is not known: %v", err))
+		return host, deferred
+	}
+	s.forgetDone(list)
+	list = slices.DeleteFunc(list, func(g change.Generation) bool { return g.ID == id })
+	for _, g := range list {
+		if g.HostAction >= change.ActionSoftReboot {
+			host = max(host, g.HostAction)
+		}
+	}
+	// As a transaction of its own, the first of the list: its reasons are the latest.
+	return host, Waiting(append([]change.Generation{{Waiting: deferred}}, list...))
+}
+
+// reloadedFile tells up to which transaction a unit was reloaded: a reload leaves no other
+// trace. It goes with the boot, as the deferrals do.
+const reloadedFile = runDir + "/reloaded.json"
+
+func readReloaded() map[string]string {
+	out := map[string]string{}
+	b, err := os.ReadFile(reloadedFile)
+	if err != nil || json.Unmarshal(b, &out) != nil {
+		return map[string]string{} // a unit is reloaded once more
+	}
+	return out
+}
+
+// noteReloaded records that units took up all that is committed now.
+func (s *session) noteReloaded(results []change.StepResult) error {
+	list, err := s.store.List()
+	if err != nil || len(list) == 0 {
+		return err
+	}
+	all, changed := readReloaded(), false
+	for _, r := range results {
+		if r.Step.Do == "reload" && r.Result == "done" {
+			all[r.Step.Target], changed = list[0].ID, true
+		}
+	}
+	if !changed {
+		return nil
+	}
+	b, err := json.Marshal(all)
+	if err != nil {
+		return err
+	}
+	tmp := filepath.Join(runDir, ".reloaded")
+	if err := os.WriteFile(tmp, b, 0o600); err != nil {
+		return fmt.Errorf("cannot note what was reloaded: %w", err)
+	}
+	return os.Rename(tmp, reloadedFile)
+}
+
+// planOf reads the plan of a transaction; an empty one where it is no longer kept.
+func (s *session) planOf(id string) (*change.Plan, error) {
+	tx, err := s.store.Load(id)
+	if errors.Is(err, fs.ErrNotExist) {
+		return &change.Plan{}, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer tx.Close()
+	plan, err := tx.Plan()
+	if err != nil || plan == nil {
+		return &change.Plan{}, err
+	}
+	return plan, nil
+}
