@@ -174,9 +174,18 @@ func Spawn(ctx context.Context, req Request, ev Events) (any, error) {
 		return nil, ErrLeft
 	}
 	if waitErr := wait(); !got {
-		return killed(req, began, before, errors.Join(errors.New("the worker ended without a result"), waitErr))
+		return killed(req, began, before, endedWithout(waitErr))
 	}
 	return result, err
+}
+
+// endedWithout says that the worker told nothing, and how it ended where that is known; in
+// one line, for it becomes a warning.
+func endedWithout(how error) error {
+	if how == nil {
+		return errors.New("the worker ended without a result")
+	}
+	return fmt.Errorf("the worker ended without a result: %w", how)
 }
 
 // killed says what became of a run whose worker was killed: by now systemd has

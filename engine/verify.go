@@ -30,6 +30,10 @@ func (e *Engine) verify(ctx context.Context, req Request, ev Events) (any, error
 		return nil, err
 	}
 	report.Warnings = append(report.Warnings, s.warnings...)
+	if report.Checked == 0 {
+		// Packages and commands say what they change, and not what the root should be.
+		report.Warnings = append(report.Warnings, "no path is recorded: only trees, archives and patches say what a root should be; for packages run: dpkg --verify")
+	}
 	if report.Damaged > 0 {
 		return report, change.WithHint(fmt.Errorf("damage: %d of %d paths are not what the update laid down", report.Damaged, report.Checked),
 			"liveupd verify --repair puts them back")

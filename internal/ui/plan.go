@@ -252,6 +252,8 @@ func reasonText(r change.Reason) string {
 	}
 	s += what
 	switch {
+	case r.PID != 0 && r.Kind == "dbus":
+		s += fmt.Sprintf(", %s (%d)", r.Comm, r.PID)
 	case r.PID != 0:
 		s += fmt.Sprintf(" by %s (%d)", r.Comm, r.PID)
 	case r.Kind == "pid1":

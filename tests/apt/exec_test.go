@@ -72,7 +72,9 @@ func TestExecIsNative(t *testing.T) {
 	if planned.Plan.Changes != done.Plan.Changes {
 		t.Errorf("the plan had %+v, the run %+v", planned.Plan.Changes, done.Plan.Changes)
 	}
-	here(t, root, "verify").Want(t, 0)
+	if out := here(t, root, "verify").Want(t, 0); !strings.Contains(out.Stdout, "no path is recorded") {
+		t.Errorf("verify compared nothing and does not say so: %s", out.Stdout)
+	}
 	here(t, root, "rollback").Want(t, 0)
 	same(t, "after the rollback", before, tree(t, root), nil)
 }
