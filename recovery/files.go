@@ -22,9 +22,12 @@ const (
 // Where the programs lie, relative to the root: /usr is a whole tree's to replace,
 // /usr/local never is.
 const (
-	localLib    = "usr/local/lib/liveupd"
-	packagedLib = "usr/lib/liveupd"
+	localLib = "usr/local/lib/liveupd"
+	// LibDir is where a package has the programs that are not for persons.
+	LibDir = "usr/lib/liveupd"
 )
+
+const dracutModule = "usr/lib/dracut/modules.d/95liveupd"
 
 // item is one file of an installation.
 type item struct {
@@ -41,36 +44,37 @@ type item struct {
 // Programs are the host's files of the static programs.
 type Programs struct{ Liveupd, Recover string }
 
+func embeddedText(name string) string {
+	b, err := embedded.ReadFile("files/" + name)
+	if err != nil {
+		panic(err) // it is embedded
+	}
+	return string(b)
+}
+
 // items lists what a root with this state is to have. What a package has laid
 // below /usr is used, and not laid down again.
 func (s *State) items(r *os.Root, p Programs) []item {
-	lib, packaged := localLib, exists(r, packagedLib+"/liveupd-recover")
+	lib, packaged := localLib, exists(r, LibDir+"/liveupd-recover")
 	var out []item
 	if packaged {
-		lib = packagedLib
+		lib = LibDir
 	} else {
 		out = append(out,
 			item{path: lib + "/liveupd-recover", mode: 0o755, from: p.Recover, initrd: true},
 			item{path: lib + "/liveupd", mode: 0o755, from: p.Liveupd},
 			item{path: lib + "/" + InitProgram, link: "liveupd-recover"})
 	}
-	text := func(name string) string {
-		b, err := embedded.ReadFile("files/" + name)
-		if err != nil {
-			panic(err) // it is embedded
-		}
-		return strings.ReplaceAll(string(b), "@LIB@", "/"+lib)
-	}
+	text := func(name string) string { return strings.ReplaceAll(embeddedText(name), "@LIB@", "/"+lib) }
 	if exists(r, "usr/share/initramfs-tools/init") && !exists(r, "usr/share/initramfs-tools/hooks/liveupd") {
 		out = append(out,
 			item{path: "etc/initramfs-tools/hooks/liveupd", mode: 0o755, text: text("initramfs-hook"), initrd: true},
 			item{path: "etc/initramfs-tools/scripts/local-bottom/liveupd", mode: 0o755, text: text("initramfs-bottom"), initrd: true})
 	}
-	const module = "usr/lib/dracut/modules.d/95liveupd"
-	if exists(r, "usr/lib/dracut/dracut-functions.sh") && !(packaged && exists(r, module)) {
+	if exists(r, "usr/lib/dracut/dracut-functions.sh") && !(packaged && exists(r, dracutModule)) {
 		out = append(out,
-			item{path: module + "/module-setup.sh", mode: 0o755, text: text("dracut-setup"), initrd: true},
-			item{path: module + "/liveupd-recover.sh", mode: 0o755, text: text("dracut-pre-pivot"), initrd: true})
+			item{path: dracutModule + "/module-setup.sh", mode: 0o755, text: text("dracut-setup"), initrd: true},
+			item{path: dracutModule + "/liveupd-recover.sh", mode: 0o755, text: text("dracut-pre-pivot"), initrd: true})
 	}
 	if s.Systemd || s.Container {
 		for _, u := range []struct{ name, file, target string }{
@@ -87,4 +91,33 @@ func (s *State) items(r *os.Root, p Programs) []item {
 		}
 	}
 	return out
+}
+
+// PackagedFile is one file that a distribution's package ships.
+type PackagedFile struct {
+	Path string // relative to the root
+	Mode fs.FileMode
+	Text string
+	Link string // the target of a symlink, "" for a file
+}
+
+// Packaged lists what a package ships of the recovery at boot beside the programs, which
+// lie in LibDir; liveupd itself is in /usr/bin there. Setup uses these where they are.
+func Packaged() []PackagedFile {
+	text := func(name string) string {
+		s := embeddedText(name)
+		s = strings.ReplaceAll(s, "@LIB@/liveupd ", "/usr/bin/liveupd ")
+		s = strings.ReplaceAll(s, "@LIB@", "/"+LibDir)
+		return strings.ReplaceAll(s, "# Written by: liveupd setup. To take it away: liveupd setup --remove\n", "# From the package liveupd.\n")
+	}
+	const units, tools = "usr/lib/systemd/system/", "usr/share/initramfs-tools/"
+	return []PackagedFile{
+		{Path: LibDir + "/" + InitProgram, Link: "liveupd-recover"},
+		{Path: tools + "hooks/liveupd", Mode: 0o755, Text: text("initramfs-hook")},
+		{Path: tools + "scripts/local-bottom/liveupd", Mode: 0o755, Text: text("initramfs-bottom")},
+		{Path: dracutModule + "/module-setup.sh", Mode: 0o755, Text: text("dracut-setup")},
+		{Path: dracutModule + "/liveupd-recover.sh", Mode: 0o755, Text: text("dracut-pre-pivot")},
+		{Path: units + RecoverUnit, Mode: 0o644, Text: text("recover.service")},
+		{Path: units + finishUnit, Mode: 0o644, Text: text("finish.service")},
+	}
 }
