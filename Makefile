@@ -27,7 +27,7 @@ ROOTS := small bookworm trixie peers vm
 LONG  := ./transact ./tests/power ./tests/vm ./tests/layouts ./tests/boot ./recovery/...
 
 .DEFAULT_GOAL := help
-.PHONY: help build run check test test-long bench install clean
+.PHONY: help build run check test test-long bench deb install clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -59,6 +59,9 @@ test-long: build ## the fault, crash and power-cut suites in full, in under two 
 bench: build ## measure: apply, swap, empty plan, memory
 	tests/setup/install.sh
 	tests/bench.sh
+
+deb: ## build liveupd_VERSION_ARCH.deb into bin/ (ARCH=arm64 crosses)
+	$(GO) run ./packaging/deb -out '$(BIN)' $(if $(ARCH),-arch '$(ARCH)') $(if $(VERSION),-version '$(VERSION)')
 
 install: build ## install the programs (DESTDIR and prefix are honoured)
 	$(INSTALL) -d '$(DESTDIR)$(bindir)'

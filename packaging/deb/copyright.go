@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"fmt"
+	"regexp"
 	"slices"
 	"strings"
 )
@@ -37,7 +38,7 @@ License: Apache-2.0
 			fmt.Fprintf(&c, "License: %s\n", m.licences[0])
 			texts[m.licences[0]] = true
 		default:
-			fmt.Fprintf(&c, "License: %s\n", strings.ReplaceAll(m.expression(), " AND ", " and "))
+			fmt.Fprintf(&c, "License: %s\n", strings.NewReplacer(" AND ", " and ", "MIT", "Expat").Replace(m.expression()))
 			for _, text := range m.texts {
 				writeText(&c, shorten(text))
 			}
@@ -57,11 +58,15 @@ License: Apache-2.0
 	return c.Bytes(), n.Bytes(), nil
 }
 
+// apacheText is the licence as it stands in a file, with what surrounds it left out.
+var apacheText = regexp.MustCompile(`(?s)[ \t]*Apache License\s+Version 2\.0.*?END OF TERMS AND CONDITIONS`)
+
 // shorten replaces a licence of which each machine has the text by where it is.
 func shorten(text string) string {
-	got := licencesOf(text)
-	if len(got) == 1 && common[got[0]] != "" && len(text) > 8000 {
-		return fmt.Sprintf("%s: on Debian systems the text of this licence is in\n/usr/share/common-licenses/%s.", got[0], common[got[0]])
+	const where = "On Debian systems the text of this licence is in\n/usr/share/common-licenses/"
+	text = apacheText.ReplaceAllString(text, "Apache-2.0. "+where+"Apache-2.0.")
+	if got := licencesOf(text); len(got) == 1 && got[0] == "MPL-2.0" && len(text) > 8000 {
+		return "MPL-2.0. " + where + "MPL-2.0."
 	}
 	return text
 }

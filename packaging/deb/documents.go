@@ -71,7 +71,7 @@ func (b *build) changelog() ([]byte, error) {
 		}
 		fmt.Fprintf(&out, "liveupd (%s) unstable; urgency=medium\n\n", version)
 		for _, title := range titles {
-			fmt.Fprintf(&out, "  * %s\n", title)
+			wrapEntry(&out, title)
 		}
 		fmt.Fprintf(&out, "\n -- %s  %s\n\n", maintainer, at.Format(time.RFC1123Z))
 		return nil
@@ -93,6 +93,19 @@ func (b *build) changelog() ([]byte, error) {
 		fmt.Fprintf(&out, "liveupd (%s) unstable; urgency=medium\n\n  * New upstream version.\n\n -- %s  %s\n", b.release.debian(), maintainer, b.release.time.Format(time.RFC1123Z))
 	}
 	return bytes.TrimRight(out.Bytes(), "\n"), nil
+}
+
+// wrapEntry writes a title in lines of at most 80 characters.
+func wrapEntry(out *bytes.Buffer, title string) {
+	line := "  *"
+	for word := range strings.FieldsSeq(title) {
+		if len(line)+1+len(word) > 80 {
+			fmt.Fprintln(out, line)
+			line = "   "
+		}
+		line += " " + word
+	}
+	fmt.Fprintln(out, line)
 }
 
 // changes are the titles of a folder of the changelog, those that matter most first.

@@ -62,10 +62,9 @@ func findRelease(ctx context.Context, source, version string) (release, error) {
 		return r, nil
 	}
 	date := r.time.Format("20060102.150405")
-	switch {
-	case commit == "":
+	if commit == "" {
 		r.version = "0~" + date
-	default:
+	} else {
 		r.version = "0~git" + date + "." + commit
 		tag, err := git("describe", "--tags", "--abbrev=0", "--match", "v[0-9]*")
 		if err == nil {

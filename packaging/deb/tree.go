@@ -152,19 +152,17 @@ func (b *build) pack(ctx context.Context, out string) (string, error) {
 	}
 	// One time for all, folders last: what is made in them changes theirs.
 	var names []string
-	err := filepath.WalkDir(root, func(name string, e fs.DirEntry, err error) error {
-		if err == nil && e.Type()&fs.ModeSymlink == 0 {
-			names = append(names, name)
-		}
+	err := filepath.WalkDir(root, func(name string, _ fs.DirEntry, err error) error {
+		names = append(names, name)
 		return err
 	})
 	if err != nil {
 		return "", err
 	}
-	for _, name := range slices.Backward(names) {
-		if err := os.Chtimes(name, b.release.time, b.release.time); err != nil {
-			return "", err
-		}
+	slices.Reverse(names)
+	at := fmt.Sprintf("--date=@%d", b.release.time.Unix())
+	if _, err := output(ctx, b.work, nil, "touch", append([]string{"--no-dereference", at}, names...)...); err != nil {
+		return "", err
 	}
 	if err := os.MkdirAll(out, 0o755); err != nil {
 		return "", err

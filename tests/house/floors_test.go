@@ -44,6 +44,7 @@ var floors = map[string]int{
 	"cmd/":             6,
 	"tests":            7,
 	"tests/":           7,
+	"packaging/":       7,
 }
 
 // floorOf gives the floor of a package and the unit that it belongs to: a

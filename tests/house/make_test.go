@@ -26,7 +26,7 @@ func runMake(t *testing.T, args ...string) string {
 
 func TestMakeHelp(t *testing.T) {
 	out := runMake(t, "help")
-	for _, target := range []string{"help", "build", "run", "check", "test", "test-long", "bench", "install"} {
+	for _, target := range []string{"help", "build", "run", "check", "test", "test-long", "bench", "deb", "install"} {
 		if !strings.Contains(out, "make "+target+" ") {
 			t.Errorf("make help does not tell of %s:\n%s", target, out)
 		}
