@@ -250,10 +250,7 @@ func aptFailed(ctx context.Context, phase string, err error) error {
 		if failure.Signal != "" {
 			how = "apt was ended: " + failure.Signal
 		}
-		if failure.OOM {
-			how += ", out of the memory that it was allowed"
-		}
-		return fmt.Errorf("%s: %s; %w%s", what, how, ErrNothingCommitted, quoteOutput(failure.Output))
+		return fmt.Errorf("%s: %s; %w%s", what, how+failure.Limits(), ErrNothingCommitted, quoteOutput(failure.Output))
 	}
 	if stopped, ok := errors.AsType[*sandbox.Stopped](err); ok {
 		if ctx.Err() != nil {

@@ -290,10 +290,13 @@ func (w *workspace) addBinds() error {
 }
 
 func (w *workspace) addBind(mnt *sys.FD, b Bind) error {
+	// The folder lies on a file system of the host's, which may take device nodes.
+	attrs := uint64(quiet)
 	if b.ReadOnly {
-		if err := w.k.SetMountAttr(mnt, sys.MountReadOnly, 0); err != nil {
-			return err
-		}
+		attrs |= sys.MountReadOnly
+	}
+	if err := w.k.SetMountAttr(mnt, attrs, 0); err != nil {
+		return err
 	}
 	n, err := mnt.Stat()
 	if err != nil {

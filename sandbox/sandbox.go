@@ -30,6 +30,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -65,7 +66,28 @@ type Spec struct {
 	Files []File
 	// Keep names the files of the view's /run whose content is wanted afterwards.
 	Keep []string
+	// Without takes protections away. Only the tests that show what each of them is for
+	// set it: nothing that a user or a configuration says comes here.
+	Without []Protection `json:",omitempty"`
 }
+
+// Protection names what keeps a command from the host, for Spec.Without.
+type Protection string
+
+// The protections. Limits and deadlines are taken away by not giving them.
+const (
+	PrivatePIDs   Protection = "pid"          // a process namespace
+	PrivateIPC    Protection = "ipc"          // one of System V's objects and message queues
+	PrivateNames  Protection = "uts"          // one of the host's name
+	PrivateNet    Protection = "net"          // one of networks and abstract sockets
+	PrivateMounts Protection = "mount"        // the runner's own mount namespace
+	Capabilities  Protection = "capabilities" // the short list of them
+	Masks         Protection = "masks"        // what of /proc and /sys is hidden or read-only
+	Devices       Protection = "devices"      // a /dev that takes no new nodes
+	HiddenRun     Protection = "run"          // a /run that has nothing of the host's
+	Layers        Protection = "layers"       // the overlays over the root
+	Cleanup       Protection = "cleanup"      // the end of what a command left behind
+)
 
 // Command is one command, in a container of its own.
 type Command struct {
@@ -90,18 +112,20 @@ type Result struct {
 	Failed      int  // the command of which Exit and Signal tell
 	Exit        int
 	Signal      string
-	OOM         bool              // the memory limit was met
+	OOM         bool              // the kernel ended a process for the memory limit
+	Crowded     bool              // the kernel refused a process for the limit of them
 	Notes       []string          // what could not be had: limits without controllers
 	Kept        map[string]string // by path: what Spec.Keep asked for
 }
 
 // Failure is a command that ran and did not succeed.
 type Failure struct {
-	Argv   []string
-	Exit   int
-	Signal string
-	OOM    bool
-	Output []byte // the end of what it wrote
+	Argv    []string
+	Exit    int
+	Signal  string
+	OOM     bool   // a process met the limit of memory
+	Crowded bool   // it met the limit of processes
+	Output  []byte // the end of what it wrote
 }
 
 func (f *Failure) Error() string {
@@ -109,14 +133,24 @@ func (f *Failure) Error() string {
 	if f.Signal != "" {
 		what = "killed by signal: " + f.Signal
 	}
+	return f.Argv[0] + ": " + what + f.Limits()
+}
+
+// Limits says which limits were met, "" for none.
+func (f *Failure) Limits() string {
+	text := ""
 	if f.OOM {
-		what += ", out of the memory that it was allowed"
+		text += ", out of the memory that it was allowed"
 	}
-	return f.Argv[0] + ": " + what
+	if f.Crowded {
+		text += ", out of the processes that it was allowed"
+	}
+	return text
 }
 
 // Options say how a Spec is run.
 type Options struct {
+	Program string             // the runner; "" is Program()
 	Output  io.Writer          // gets standard output and error as they come; nil drops them
 	Timeout time.Duration      // 0 is none
 	OnPhase func(phase string) // called when a command begins; may be nil
@@ -129,7 +163,10 @@ const tail = 16 << 10
 // failed, a *sys.UnsupportedError where this kernel or root can have no sandbox,
 // fs.ErrNotExist where there is no such command.
 func Run(ctx context.Context, s Spec, o Options) (*Result, error) {
-	program, err := Program()
+	program, err := o.Program, error(nil)
+	if program == "" {
+		program, err = Program()
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -164,6 +201,9 @@ func Run(ctx context.Context, s Spec, o Options) (*Result, error) {
 	}
 	cmd.ExtraFiles = []*os.File{specR, resW}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: sys.CloneMountNS, Setsid: true}
+	if slices.Contains(s.Without, PrivateMounts) {
+		cmd.SysProcAttr.Cloneflags = 0
+	}
 	cmd.WaitDelay = 10 * time.Second
 	err = cmd.Start()
 	specR.Close()
@@ -223,7 +263,7 @@ func (r *Result) err(argv []string, out []byte) error {
 	case r.Err != "":
 		return errors.New(r.Err + quote(out))
 	case r.Exit != 0 || r.Signal != "":
-		return &Failure{Argv: argv, Exit: r.Exit, Signal: r.Signal, OOM: r.OOM, Output: out}
+		return &Failure{Argv: argv, Exit: r.Exit, Signal: r.Signal, OOM: r.OOM, Crowded: r.Crowded, Output: out}
 	}
 	return nil
 }

@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"slices"
 
 	"github.com/liveupd/liveupd/internal/sys"
 	"github.com/liveupd/liveupd/nsmount"
@@ -53,8 +54,10 @@ func run(f *os.File, answer *json.Encoder) (*sandbox.Result, error) {
 	if err != nil {
 		return none, err
 	}
-	if err := nsmount.Isolate(); err != nil {
-		return none, err
+	if !slices.Contains(s.Without, sandbox.PrivateMounts) {
+		if err := nsmount.Isolate(); err != nil {
+			return none, err
+		}
 	}
 	if err := sys.CloseOnExec(sandbox.SpecFD); err != nil {
 		return none, err

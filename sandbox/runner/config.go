@@ -10,6 +10,7 @@ import (
 
 	"github.com/opencontainers/cgroups"
 	"github.com/opencontainers/cgroups/devices/config"
+	"github.com/opencontainers/runc/libcontainer"
 	"github.com/opencontainers/runc/libcontainer/configs"
 
 	"github.com/liveupd/liveupd/sandbox"
@@ -19,7 +20,7 @@ import (
 // to need. Not sys_time: a script moved the host's clock. Not sys_admin, sys_boot,
 // sys_module, sys_rawio, sys_ptrace, net_admin: each leads out.
 var capabilities = []string{
-	"CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_DAC_READ_SEARCH", "CAP_FOWNER", "CAP_FSETID", "CAP_KILL", "CAP_SETGID", "CAP_SETUID",
+	"CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_FSETID", "CAP_KILL", "CAP_SETGID", "CAP_SETUID",
 	"CAP_SETPCAP", "CAP_NET_BIND_SERVICE", "CAP_SYS_CHROOT", "CAP_MKNOD", "CAP_AUDIT_WRITE", "CAP_SETFCAP",
 }
 
@@ -45,12 +46,18 @@ func containerConfig(v View, s sandbox.Spec, cmd sandbox.Command, name string) (
 		Capabilities: &configs.Capabilities{Bounding: capabilities, Effective: capabilities, Permitted: capabilities},
 		Mounts: []*configs.Mount{
 			{Source: "proc", Device: "proc", Destination: "/proc", Flags: quiet},
-			{Source: "tmpfs", Device: "tmpfs", Destination: "/dev", Flags: syscall.MS_NOSUID | syscall.MS_STRICTATIME, Data: "mode=755,size=64m"},
+			// Read-only once its nodes are made: it is the only file system here that has devices, and
+			// a script that makes a node of its own there would open the host's disks.
+			{
+				Source: "tmpfs", Device: "tmpfs", Destination: "/dev",
+				Flags: syscall.MS_NOSUID | syscall.MS_NOEXEC | syscall.MS_STRICTATIME | syscall.MS_RDONLY, Data: "mode=755,size=64k",
+			},
 			{Source: "devpts", Device: "devpts", Destination: "/dev/pts", Flags: syscall.MS_NOSUID | syscall.MS_NOEXEC, Data: "newinstance,ptmxmode=0666,mode=0620,gid=5"},
 			{Source: "shm", Device: "tmpfs", Destination: "/dev/shm", Flags: quiet, Data: "mode=1777,size=25%"},
 			{Source: "mqueue", Device: "mqueue", Destination: "/dev/mqueue", Flags: quiet},
 		},
-		Devices:   nodes(),
+		Devices: nodes(),
+		// No device rules: they need bpf, which containers forbid. No mount but /dev has devices.
 		Cgroups:   &cgroups.Cgroup{Resources: &cgroups.Resources{}},
 		Version:   "1.0.0",
 		MaskPaths: existing(hidden), ReadonlyPaths: existing(readOnly),
@@ -65,7 +72,8 @@ func containerConfig(v View, s sandbox.Spec, cmd sandbox.Command, name string) (
 		c.Networks = []*configs.Network{{Type: "loopback"}}
 		c.Mounts = append(c.Mounts, &configs.Mount{Source: "sysfs", Device: "sysfs", Destination: "/sys", Flags: quiet | syscall.MS_RDONLY})
 	}
-	return c, limit(c.Cgroups, s, name)
+	notes := limit(c.Cgroups, s, name)
+	return c, append(notes, weaken(c, s)...)
 }
 
 func existing(paths []string) []string {
@@ -178,4 +186,33 @@ func ownGroup() string {
 		}
 	}
 	return "/"
+}
+
+// limitsMet tells whether the kernel ended a process of the container for want of memory, or
+// refused it one more process.
+func limitsMet(c *libcontainer.Container) (memory, processes bool) {
+	state, err := c.State()
+	if err != nil {
+		return false, false
+	}
+	for _, dir := range state.CgroupPaths {
+		// Version 1 has the count in memory.oom_control, version 2 in memory.events; pids.events is in both.
+		memory = memory || counted(filepath.Join(dir, "memory.oom_control"), "oom_kill") || counted(filepath.Join(dir, "memory.events"), "oom_kill")
+		processes = processes || counted(filepath.Join(dir, "pids.events"), "max")
+	}
+	return memory, processes
+}
+
+// counted tells whether a file of lines "KEY NUMBER" has more than 0 for a key.
+func counted(file, key string) bool {
+	data, err := os.ReadFile(file)
+	if err != nil {
+		return false
+	}
+	for line := range strings.Lines(string(data)) {
+		if f := strings.Fields(line); len(f) == 2 && f[0] == key && f[1] != "0" {
+			return true
+		}
+	}
+	return false
 }

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -48,7 +49,9 @@ func runOne(v View, s sandbox.Spec, c sandbox.Command, i int, res *sandbox.Resul
 		return fmt.Errorf("cannot prepare the sandbox: %w", err)
 	}
 	// Everything that the command left behind ends here.
-	defer func() { _ = container.Destroy() }()
+	if !slices.Contains(s.Without, sandbox.Cleanup) {
+		defer func() { _ = container.Destroy() }()
+	}
 	process := &libcontainer.Process{
 		Args: c.Argv, Env: environment(s), Cwd: workingDir(v, s.Cwd), Init: true,
 		Stdin: nil, Stdout: os.Stdout, Stderr: os.Stderr,
@@ -93,8 +96,8 @@ func runOne(v View, s sandbox.Spec, c sandbox.Command, i int, res *sandbox.Resul
 		res.Signal = status.Signal().String()
 	}
 	res.Exit = status.ExitStatus()
-	if stats, err := container.Stats(); err == nil && stats.CgroupStats != nil {
-		res.OOM = stats.CgroupStats.MemoryStats.Usage.Failcnt > 0 && status.Signaled()
+	if res.Exit != 0 || status.Signaled() {
+		res.OOM, res.Crowded = limitsMet(container)
 	}
 	return nil
 }
