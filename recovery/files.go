@@ -2,10 +2,11 @@ package recovery
 
 import (
 	"embed"
-	"io/fs"
 	"os"
 	"path"
 	"strings"
+
+	"github.com/liveupd/liveupd/internal/laid"
 )
 
 //go:embed files
@@ -31,12 +32,7 @@ const dracutModule = "usr/lib/dracut/modules.d/95liveupd"
 
 // item is one file of an installation.
 type item struct {
-	path string // relative to the root
-	mode fs.FileMode
-	// One of:
-	text string // its content
-	from string // the host's file that it is a copy of
-	link string // the target of a symlink
+	laid.File
 	// initrd: the initrds hold it, and have to be made anew when it changes.
 	initrd bool
 }
@@ -61,20 +57,20 @@ func (s *State) items(r *os.Root, p Programs) []item {
 		lib = LibDir
 	} else {
 		out = append(out,
-			item{path: lib + "/liveupd-recover", mode: 0o755, from: p.Recover, initrd: true},
-			item{path: lib + "/liveupd", mode: 0o755, from: p.Liveupd},
-			item{path: lib + "/" + InitProgram, link: "liveupd-recover"})
+			item{File: laid.File{Path: lib + "/liveupd-recover", Mode: 0o755, From: p.Recover}, initrd: true},
+			item{File: laid.File{Path: lib + "/liveupd", Mode: 0o755, From: p.Liveupd}},
+			item{File: laid.File{Path: lib + "/" + InitProgram, Link: "liveupd-recover"}})
 	}
 	text := func(name string) string { return strings.ReplaceAll(embeddedText(name), "@LIB@", "/"+lib) }
 	if exists(r, "usr/share/initramfs-tools/init") && !exists(r, "usr/share/initramfs-tools/hooks/liveupd") {
 		out = append(out,
-			item{path: "etc/initramfs-tools/hooks/liveupd", mode: 0o755, text: text("initramfs-hook"), initrd: true},
-			item{path: "etc/initramfs-tools/scripts/local-bottom/liveupd", mode: 0o755, text: text("initramfs-bottom"), initrd: true})
+			item{File: laid.File{Path: "etc/initramfs-tools/hooks/liveupd", Mode: 0o755, Text: text("initramfs-hook")}, initrd: true},
+			item{File: laid.File{Path: "etc/initramfs-tools/scripts/local-bottom/liveupd", Mode: 0o755, Text: text("initramfs-bottom")}, initrd: true})
 	}
 	if exists(r, "usr/lib/dracut/dracut-functions.sh") && !(packaged && exists(r, dracutModule)) {
 		out = append(out,
-			item{path: dracutModule + "/module-setup.sh", mode: 0o755, text: text("dracut-setup"), initrd: true},
-			item{path: dracutModule + "/liveupd-recover.sh", mode: 0o755, text: text("dracut-pre-pivot"), initrd: true})
+			item{File: laid.File{Path: dracutModule + "/module-setup.sh", Mode: 0o755, Text: text("dracut-setup")}, initrd: true},
+			item{File: laid.File{Path: dracutModule + "/liveupd-recover.sh", Mode: 0o755, Text: text("dracut-pre-pivot")}, initrd: true})
 	}
 	if s.Systemd || s.Container {
 		for _, u := range []struct{ name, file, target string }{
@@ -85,25 +81,17 @@ func (s *State) items(r *os.Root, p Programs) []item {
 			if packaged && exists(r, path.Join("usr/lib/systemd/system", u.name)) {
 				unit = path.Join("usr/lib/systemd/system", u.name)
 			} else {
-				out = append(out, item{path: unit, mode: 0o644, text: text(u.file)})
+				out = append(out, item{File: laid.File{Path: unit, Mode: 0o644, Text: text(u.file)}})
 			}
-			out = append(out, item{path: path.Join("etc/systemd/system", u.target+".wants", u.name), link: "/" + unit})
+			out = append(out, item{File: laid.File{Path: path.Join("etc/systemd/system", u.target+".wants", u.name), Link: "/" + unit}})
 		}
 	}
 	return out
 }
 
-// PackagedFile is one file that a distribution's package ships.
-type PackagedFile struct {
-	Path string // relative to the root
-	Mode fs.FileMode
-	Text string
-	Link string // the target of a symlink, "" for a file
-}
-
 // Packaged lists what a package ships of the recovery at boot beside the programs, which
 // lie in LibDir; liveupd itself is in /usr/bin there. Setup uses these where they are.
-func Packaged() []PackagedFile {
+func Packaged() []laid.File {
 	text := func(name string) string {
 		s := embeddedText(name)
 		s = strings.ReplaceAll(s, "@LIB@/liveupd ", "/usr/bin/liveupd ")
@@ -111,7 +99,7 @@ func Packaged() []PackagedFile {
 		return strings.ReplaceAll(s, "# Written by: liveupd setup. To take it away: liveupd setup --remove\n", "# From the package liveupd.\n")
 	}
 	const units, tools = "usr/lib/systemd/system/", "usr/share/initramfs-tools/"
-	return []PackagedFile{
+	return []laid.File{
 		{Path: LibDir + "/" + InitProgram, Link: "liveupd-recover"},
 		{Path: tools + "hooks/liveupd", Mode: 0o755, Text: text("initramfs-hook")},
 		{Path: tools + "scripts/local-bottom/liveupd", Mode: 0o755, Text: text("initramfs-bottom")},

@@ -24,6 +24,7 @@ var floors = map[string]int{
 	"internal/systemd": 2,
 	"internal/config":  2,
 	"internal/elfcode": 2,
+	"internal/laid":    2,
 	"internal/trust":   2,
 	"source/":          3,
 	"labels":           3,
