@@ -26,18 +26,24 @@ func newApply(o *options) *cobra.Command {
 applies it: all of it or nothing. With --plan it stops after the plan; nothing
 but caches changes.
 
-SPEC is KIND:WHERE. Known kinds: tree:DIR, a directory that holds the files of
-the update at their places; tar:FILE or tar:URL, an archive of such a directory, plain
-or compressed with gzip, xz, zstd or bzip2, from http or https; apt, what the package
-manager's archives have for this machine, or just PACKAGE...; deb:FILE, package files. Without a
-source, and where none is configured, it is apt where apt is.
+SPEC says where the update comes from. It is one of
+  tree:DIR       a directory that holds the files of the update at their places
+  tar:FILE       an archive of such a directory, plain or compressed with gzip, xz,
+                 zstd or bzip2; or its address, http or https
+  patch:FILE     what liveupd diff has made, for machines that have its old tree; or
+                 its address
+  apt            what the package manager's archives have for this machine, or of it
+                 just PACKAGE...
+  deb:FILE       a package file
 
-Packages are downloaded and verified by apt, and unpacked and configured over a view
-of the root: no script of theirs reaches the running system. One that fails, fails
-before anything has changed.
- ACTION is a rung of the ladder: none, daemon-reload,
-reload, restart, daemon-reexec, soft-reboot, kexec, reboot; what is above it is
-deferred. At a terminal apply asks before it changes anything.
+Without a source, and where none is configured, it is apt where apt is. Packages are
+downloaded and verified by apt, and unpacked and configured over a view of the root: no
+script of theirs reaches the running system. One that fails, fails before anything has
+changed.
+
+ACTION is a rung of the ladder: none, daemon-reload, reload, restart, daemon-reexec,
+soft-reboot, kexec, reboot; what is above it is deferred. At a terminal apply asks
+before it changes anything.
 
 For the moment of the swap the services of which many files change stand still
 (--quiesce), so that none of them meets old and new files side by side.
@@ -45,6 +51,10 @@ For the moment of the swap the services of which many files change stand still
 An interrupt (Ctrl-C) before the commit point undoes everything; after it the
 run goes on to its end, and says so.
 ` + exitHelp,
+		Example: `  liveupd apply --plan
+  liveupd apply nginx openssl
+  liveupd apply --source tree:/srv/update --max reload
+  liveupd apply --source tar:https://example.org/update.tar.zst --unattended`,
 		RunE: func(cmd *cobra.Command, args []string) error { return a.run(cmd, o, args) },
 	}
 	f := cmd.Flags()
@@ -84,7 +94,7 @@ func (a *applyOptions) run(cmd *cobra.Command, o *options, args []string) error 
 	r := o.renderer()
 	a.req.Verb = "apply"
 	if a.plan {
-		a.req.Verb = "plan"
+		a.req.Verb, o.reads = "plan", true
 		result, err := o.do(cmd.Context(), a.req, r)
 		if err != nil {
 			return err

@@ -52,6 +52,7 @@ of needrestart -b.
 			if output != "" && (format == "text" || format == "json" || o.json) {
 				return engine.Usage(fmt.Errorf("--output is for the formats nagios, openmetrics and batch: send the others where you want with >"))
 			}
+			o.reads = true
 			r := o.renderer()
 			result, err := o.do(cmd.Context(), engine.Request{Verb: "check", Units: units}, quietIf(r, format))
 			if err != nil {
@@ -146,7 +147,7 @@ func newRestart(o *options) *cobra.Command {
 		Use:   "restart",
 		Short: "do what check found",
 		Long:  "Restarts the units that check lists, and no other.\n" + exitHelp,
-		Args:  cobra.NoArgs,
+		Args:  takes(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			r := o.renderer()
 			result, err := o.do(cmd.Context(), engine.Request{Verb: "restart"}, r)

@@ -17,7 +17,7 @@ func newClean(o *options) *cobra.Command {
 all but the last update, or the last N. With --keep 0 nothing is kept: the last update
 can no longer be rolled back. The system itself does not change.
 ` + exitHelp,
-		Args: cobra.NoArgs,
+		Args: takes(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if req.Keep < 0 {
 				return engine.Usage(fmt.Errorf("--keep takes a number from 0 on, not %d", req.Keep))

@@ -25,7 +25,7 @@ there, which packs better, else one that is built in. Sign it with liveupd sign.
 ` + exitHelp,
 		Example: `  liveupd diff tar:debian-13.1.tar.zst tar:debian-13.2.tar.zst -o 13.1-13.2.patch
   liveupd sign --key ops.key 13.1-13.2.patch`,
-		Args: cobra.ExactArgs(2),
+		Args: takes(2, 2),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if cmd.Flags().Changed("root") {
 				return engine.Usage(errors.New("diff compares two trees: it takes no --root"))

@@ -22,7 +22,7 @@ import (
 // renderer prints to where the flags and the terminal say.
 func (o *options) renderer() ui.Renderer {
 	plain := os.Getenv("NO_COLOR") != "" || os.Getenv("TERM") == "dumb"
-	return ui.New(os.Stdout, os.Stderr, ui.Options{
+	return ui.New(&o.out, os.Stderr, ui.Options{
 		JSON: o.json, Verbose: o.verbose,
 		Color: !plain && sys.TerminalWidth(os.Stdout) > 0,
 		Width: sys.TerminalWidth(os.Stderr),
@@ -33,6 +33,9 @@ func (o *options) fail(err error) {
 	hint := ""
 	if h, ok := errors.AsType[*change.HintError](err); ok {
 		hint = h.Hint
+	}
+	if o.out.err != nil {
+		o.json = false // what goes to standard output is not read
 	}
 	o.renderer().Error(err, hint, exitCode(err))
 }
@@ -153,13 +156,15 @@ func quiesceFlag(cmd *cobra.Command, req *engine.Request) {
 	cmd.Flags().Var((*quiesceValue)(&req.Quiesce), "quiesce", "`WHEN` affected units stand still for the swap: auto, always or never (default auto)")
 }
 
+var quiesceWhen = []string{"auto", "always", "never"}
+
 type quiesceValue string
 
 func (q *quiesceValue) String() string { return string(*q) }
 func (q *quiesceValue) Type() string   { return "string" }
 
 func (q *quiesceValue) Set(s string) error {
-	if !slices.Contains([]string{"auto", "always", "never"}, s) {
+	if !slices.Contains(quiesceWhen, s) {
 		return fmt.Errorf("takes auto, always or never")
 	}
 	*q = quiesceValue(s)

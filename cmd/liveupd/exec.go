@@ -41,6 +41,8 @@ error. What it writes to /tmp, /var/tmp and /run is not kept. Its standard input
 With --plan the changes are shown and dropped. With --shell a shell is started at
 the terminal; leave it with exit 0 to commit, with another status to drop everything.
 ` + exitHelp,
+		Example: `  liveupd exec -- sed -i s/80/8080/ /etc/nginx/nginx.conf
+  liveupd exec --network --plan -- ./install.sh`,
 		RunE: func(cmd *cobra.Command, args []string) error { return x.run(cmd, o, args) },
 	}
 	f := cmd.Flags()
@@ -97,6 +99,7 @@ func (x *execOptions) run(cmd *cobra.Command, o *options, args []string) error {
 		x.exec.Dir = dir
 	}
 	x.req.Exec = &x.exec
+	o.reads = x.plan
 	r := o.renderer()
 	result, err := o.do(cmd.Context(), x.req, r)
 	if plan, ok := result.(*change.Plan); ok && x.plan && err == nil {

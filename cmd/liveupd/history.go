@@ -12,7 +12,7 @@ func newStatus(o *options) *cobra.Command {
 		Use:   "status",
 		Short: "show what is installed, what is pending and what was cut off",
 		Long:  "Shows the last update, what still waits for a reboot, and whether a transaction was cut off. Changes nothing.\n" + exitHelp,
-		Args:  cobra.NoArgs,
+		Args:  takes(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return listGenerations(cmd, o, "status")
 		},
@@ -24,7 +24,7 @@ func newHistory(o *options) *cobra.Command {
 		Use:   "history",
 		Short: "list the updates and whether they can be rolled back",
 		Long:  "Lists the transactions, the newest first. Those that are kept can be rolled back. Changes nothing.\n" + exitHelp,
-		Args:  cobra.NoArgs,
+		Args:  takes(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return listGenerations(cmd, o, "history")
 		},
@@ -32,6 +32,7 @@ func newHistory(o *options) *cobra.Command {
 }
 
 func listGenerations(cmd *cobra.Command, o *options, verb string) error {
+	o.reads = true
 	r := o.renderer()
 	result, err := o.do(cmd.Context(), engine.Request{Verb: verb}, r)
 	if err != nil {

@@ -45,6 +45,7 @@ one (liveupd sign --revoke ID).
 
 // keys carries out what is to be done with keys.
 func (o *options) keys(cmd *cobra.Command, req engine.KeysRequest) error {
+	o.reads = req.Do == "list"
 	r := o.renderer()
 	result, err := o.do(cmd.Context(), engine.Request{Verb: "key", Keys: &req}, r)
 	if err != nil {
@@ -63,7 +64,7 @@ func newKeyAdd(o *options) *cobra.Command {
 --name it is called what the file is called, and by its ID where it comes from standard input. A
 revoked key is refused.
 ` + keyHelp,
-		Args: cobra.ExactArgs(1),
+		Args: takes(1, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			req := engine.KeysRequest{Do: "add", Name: name}
 			in := io.Reader(os.Stdin)
@@ -95,7 +96,7 @@ func newKeyList(o *options) *cobra.Command {
 		Use:   "list",
 		Short: "list the keys, and those that were revoked",
 		Long:  "Lists the keys with their IDs: trusted, revoked (when and why), or unusable (why). Changes nothing.\n" + keyHelp,
-		Args:  cobra.NoArgs,
+		Args:  takes(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return o.keys(cmd, engine.KeysRequest{Do: "list"})
 		},
@@ -109,7 +110,7 @@ func newKeyRemove(o *options) *cobra.Command {
 		Long: `Removes a key by its ID or by the name of its file. It may be added again; to forbid
 that, revoke it.
 ` + keyHelp,
-		Args: cobra.ExactArgs(1),
+		Args: takes(1, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return o.keys(cmd, engine.KeysRequest{Do: "remove", Which: args[0]})
 		},
@@ -125,7 +126,7 @@ func newRevoke(o *options) *cobra.Command {
 accepted any more, whether its .pub stays, goes or comes back. An ID need not be known
 here. There is no way back but to edit /etc/liveupd/keys/revoked.
 ` + keyHelp,
-		Args: cobra.ExactArgs(1),
+		Args: takes(1, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return o.keys(cmd, engine.KeysRequest{Do: "revoke", Which: args[0], Reason: reason})
 		},

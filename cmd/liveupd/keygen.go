@@ -43,7 +43,7 @@ to each machine that is to trust it (liveupd key add NAME.pub). Both are minisig
 files. The secret key is encrypted with a password, which takes 1 GiB of memory for some
 seconds.
 ` + passwordHelp + signHelp,
-		Args: cobra.ExactArgs(1),
+		Args: takes(1, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if plain && file != "" {
 				return engine.Usage(errors.New("--no-password and --password-file contradict each other"))

@@ -59,12 +59,16 @@ func run(args []string) int {
 	state.terminated = terminated
 	root.SetArgs(args)
 	err := root.ExecuteContext(ctx)
+	if err == nil && state.reads && state.out.err != nil {
+		err = fmt.Errorf("cannot write the result: %w", state.out.err)
+	}
 	if err == nil {
 		return state.code
 	}
 	if !state.ran {
 		// cobra's own errors: unknown flags, verbs and arguments.
 		err = engine.Usage(err)
+		state.json = state.json || wantsJSON(args)
 	}
 	state.fail(err)
 	return exitCode(err)
@@ -98,8 +102,10 @@ type options struct {
 
 	terminated <-chan struct{} // closed by SIGTERM
 
-	ran  bool // flags were parsed and a verb began
-	code int  // what to exit with when there is no error
+	ran   bool // flags were parsed and a verb began
+	reads bool // nothing changes: a result that cannot be written is a failure
+	out   lossy
+	code  int // what to exit with when there is no error
 }
 
 func newRoot() (*cobra.Command, *options) {
@@ -114,9 +120,9 @@ update or none of it, and it can take it back without a reboot.
 Start with:   liveupd apply --plan
 ` + exitHelp,
 		SilenceErrors: true, SilenceUsage: true,
-		PersistentPreRunE: func(*cobra.Command, []string) error {
+		PersistentPreRunE: func(cmd *cobra.Command, args []string) error {
 			o.ran = true
-			return nil
+			return refuseEmpty(cmd, args)
 		},
 	}
 	f := cmd.PersistentFlags()
@@ -129,9 +135,9 @@ Start with:   liveupd apply --plan
 	cmd.SetVersionTemplate("liveupd {{.Version}}\n")
 	cmd.AddCommand(newKey(o), newRevoke(o), newKeygen(o), newSign(o), newDiff(o))
 	cmd.CompletionOptions.HiddenDefaultCmd = true
-	cmd.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
-		return fmt.Errorf("%w (see: %s --help)", err, c.CommandPath())
-	})
+	completions(cmd)
+	cmd.SetHelpCommand(newHelp())
+	cmd.SetFlagErrorFunc(flagError)
 	return cmd, o
 }
 

@@ -20,7 +20,7 @@ All that is kept is read first: where a disk has damaged it nothing is changed (
 6), and --source names a tree that the damaged files can be taken from. What others
 changed since the update is laid beside as NAME.liveupd-saved; the plan lists it.
 ` + exitHelp,
-		Args: cobra.MaximumNArgs(1),
+		Args: takes(0, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) == 1 {
 				req.ID = args[0]
@@ -49,7 +49,7 @@ func newRecover(o *options) *cobra.Command {
 		Long: `After a crash or a kill: leaves exactly the old tree or exactly the new one, and
 carries out the unit steps that remain. Running it twice changes nothing.
 ` + exitHelp,
-		Args: cobra.NoArgs,
+		Args: takes(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			req := engine.Request{Verb: "recover", IfUnfinished: ifUnfinished}
 			r := o.renderer()

@@ -37,7 +37,7 @@ kernel's command line instead.
 At a terminal it asks; elsewhere it shows, and --yes installs. --remove takes away
 what it has installed, and no more.
 ` + setupHelp,
-		Args: cobra.NoArgs,
+		Args: takes(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error { return setup(cmd, o, req) },
 	}
 	cmd.Flags().BoolVar(&req.Remove, "remove", false, "take away what setup has installed")

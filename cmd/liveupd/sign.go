@@ -30,7 +30,7 @@ applied (--sequence, or sequence in liveupd.toml), and one that has expired
 The output is the same for the same content, key and time. The time is --time, else
 $SOURCE_DATE_EPOCH, else now.
 ` + passwordHelp + signHelp,
-		Args: cobra.ExactArgs(1),
+		Args: takes(1, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			req.Target = args[0]
 			if req.Key == "" {

@@ -41,7 +41,7 @@ digest is the recorded one: from a kept generation, from another path that has i
 from the source of the update; --source names another place of that. What lies in
 the image's own folders and no update laid down goes, and is kept for the rollback.
 ` + verifyHelp,
-		Args: cobra.NoArgs,
+		Args: takes(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if !req.Repair && (req.PlanOnly || req.Source != "") {
 				return engine.Usage(errors.New("--plan and --source go with --repair"))
@@ -53,6 +53,7 @@ the image's own folders and no update laid down goes, and is kept for the rollba
 				}
 				quiesceDefaults(cfg, &req)
 			}
+			o.reads = !req.Repair || req.PlanOnly
 			r := o.renderer()
 			result, err := o.do(cmd.Context(), req, r)
 			switch result := result.(type) {
