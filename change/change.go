@@ -157,6 +157,10 @@ type Entry struct {
 	// From, not from the source: a name that shares its inode with a path that
 	// goes, and must get an inode of its own.
 	FromLive bool
+	// MadeBy names the program of the new tree that made the path of what changes,
+	// "" where the source has it; Made is a regular file's content then, and From is empty.
+	MadeBy string
+	Made   []byte
 	// SameCode tells that other bytes are the same program under the same build
 	// ID: stripped, signed, or with another debug link.
 	SameCode bool

@@ -99,6 +99,7 @@ type PathChange struct {
 	Path    string   `json:"path"`
 	Op      Op       `json:"op"`
 	Aspects []string `json:"aspects,omitempty"`
+	By      string   `json:"by,omitempty"` // the program that makes it of what else changes
 }
 
 // Counts sums up a Delta.

@@ -85,7 +85,7 @@ func (s *session) recordUnchanged(p *planned) error {
 	if p.result == nil {
 		return nil // no source says what the root should be
 	}
-	if p.base.Whole() == p.recordsWhole() && baseEqual(p.result.BaseEntries(p.base), p.base) {
+	if p.base.Whole() == p.recordsWhole() && baseEqual(p.record(), p.base) {
 		return nil
 	}
 	_, id, err := s.currentBase()
@@ -100,7 +100,7 @@ func (s *session) recordUnchanged(p *planned) error {
 		return err
 	}
 	defer dir.Close()
-	return catalog.WriteBase(s.k, dir, basePrefix+id, p.recordsWhole(), p.result.BaseEntries(p.base))
+	return catalog.WriteBase(s.k, dir, basePrefix+id, p.recordsWhole(), p.record())
 }
 
 // baseEqual tells whether a record would be written as it stands.

@@ -128,6 +128,9 @@ func (s *session) planExec(ctx context.Context, w *work, ev Events) (*planned, e
 		return nil, err
 	}
 	p.records = changedBase(p.base, d)
+	if err := s.libraryCache(ctx, p, w.dir, ev); err != nil {
+		return nil, err
+	}
 	if err := s.decide(ctx, p, w.dir, change.Policy{Max: s.req.Max, AllowRemovals: true, Snapshot: s.req.Snapshot}, ev); err != nil {
 		return nil, err
 	}

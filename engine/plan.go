@@ -146,6 +146,9 @@ func (s *session) planSource(ctx context.Context, ev Events) (_ *planned, err er
 		return nil, err
 	}
 	s.saveIndexes(sourceIndex, sourceName)
+	if err := s.libraryCache(ctx, p, p.src.Root(), ev); err != nil {
+		return nil, err
+	}
 	if err := s.decide(ctx, p, p.src.Root(), change.Policy{Max: s.req.Max, AllowRemovals: s.req.AllowRemovals, Bootme: m.Bootme, Snapshot: s.req.Snapshot}, ev); err != nil {
 		return nil, err
 	}

@@ -49,11 +49,15 @@ type ViewUpper struct {
 type ViewOptions struct {
 	Root   *Root
 	Uppers []ViewUpper
+	// Changes are what else differs, written into each view that is built: for a
+	// look at an update of which nothing is staged.
+	Changes []ViewChange
 }
 
 // View is the root as it will be after the commit.
 type View struct {
-	spec viewSpec
+	spec    viewSpec
+	changes []ViewChange
 }
 
 // viewSpec is what the child is told.
@@ -61,6 +65,9 @@ type viewSpec struct {
 	Path    string
 	Volumes []viewVolume
 	Argv    []string // empty: build the view, and end
+	Lay     bool     // changes come by a descriptor of their own
+	// Session is what Do asks for; nil for Run.
+	Session *ViewSession
 }
 
 type viewVolume struct {
@@ -78,6 +85,7 @@ type viewResult struct {
 	NotFound    bool // there is no such program in the view
 	Exit        int
 	Signal      string
+	Outcome     *ViewOutcome
 }
 
 const (
@@ -91,7 +99,7 @@ const (
 // the error is an *UnsupportedError. The kernel's own calls are made by a child
 // whose mounts vanish with it, so that there is no fault to ask k for.
 func OpenView(ctx context.Context, _ *sys.Kernel, o ViewOptions) (*View, error) {
-	v := &View{spec: viewSpec{Path: o.Root.path}}
+	v := &View{spec: viewSpec{Path: o.Root.path, Lay: len(o.Changes) > 0}, changes: o.Changes}
 	for _, vol := range o.Root.vols {
 		if vol.tree == nil {
 			return nil, &UnsupportedError{Feature: "the staged view", Needs: "CAP_SYS_ADMIN"}
@@ -112,7 +120,10 @@ func OpenView(ctx context.Context, _ *sys.Kernel, o ViewOptions) (*View, error) 
 		}
 		v.spec.Volumes = append(v.spec.Volumes, vv)
 	}
-	if _, err := v.run(ctx, nil); err != nil {
+	if len(o.Changes) > 0 {
+		return v, nil // they are written once, into the view that is used
+	}
+	if _, _, err := v.run(ctx, v.spec); err != nil {
 		return nil, fmt.Errorf("cannot open the staged view: %w", err)
 	}
 	return v, nil
@@ -188,7 +199,9 @@ func (v *View) Run(ctx context.Context, argv []string) ([]byte, error) {
 	if len(argv) == 0 {
 		return nil, errors.New("cannot run in the staged view: no program given")
 	}
-	out, err := v.run(ctx, argv)
+	spec := v.spec
+	spec.Argv = argv
+	out, _, err := v.run(ctx, spec)
 	if err != nil {
 		return out, fmt.Errorf("cannot pass %s in the staged view: %w", strings.Join(argv, " "), err)
 	}
@@ -198,24 +211,28 @@ func (v *View) Run(ctx context.Context, argv []string) ([]byte, error) {
 // Close ends the view. Nothing of it is left after a Run, so it cannot fail.
 func (v *View) Close() error { return nil }
 
-func (v *View) run(ctx context.Context, argv []string) ([]byte, error) {
-	spec := v.spec
-	spec.Argv = argv
+func (v *View) run(ctx context.Context, spec viewSpec) ([]byte, *ViewOutcome, error) {
 	msg, err := json.Marshal(spec)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	specR, specW, err := os.Pipe()
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	defer specW.Close() // the child ends itself when this does, be it by our death
 	resR, resW, err := os.Pipe()
 	if err != nil {
 		specR.Close()
-		return nil, err
+		return nil, nil, err
 	}
 	defer resR.Close()
+	layR, layW, err := os.Pipe()
+	if err != nil {
+		specR.Close()
+		resW.Close()
+		return nil, nil, err
+	}
 
 	out := &limited{}
 	cmd := exec.CommandContext(ctx, selfExe)
@@ -223,31 +240,45 @@ func (v *View) run(ctx context.Context, argv []string) ([]byte, error) {
 	cmd.Env = []string{}
 	cmd.Dir = "/"
 	cmd.Stdout, cmd.Stderr = out, out
-	cmd.ExtraFiles = []*os.File{specR, resW}
+	cmd.ExtraFiles = []*os.File{specR, resW, layR}
 	// The child is process 1 of its pid namespace: when it is killed, which is
 	// what CommandContext does, so are all in it.
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		Cloneflags: sys.CloneMountNS | sys.ClonePIDNS | sys.CloneIPCNS | sys.CloneUTSNS,
 		Setsid:     true,
 	}
+	if spec.Session != nil && spec.Session.NoNetwork {
+		cmd.SysProcAttr.Cloneflags |= syscall.CLONE_NEWNET
+	}
 	cmd.WaitDelay = 5 * time.Second
 	err = cmd.Start()
 	specR.Close()
 	resW.Close()
+	layR.Close()
 	if err != nil {
-		return nil, fmt.Errorf("cannot start in namespaces of its own: %w", err)
+		layW.Close()
+		return nil, nil, fmt.Errorf("cannot start in namespaces of its own: %w", err)
 	}
+	laid := make(chan error, 1)
+	go func() {
+		err := sendChanges(layW, v.changes)
+		laid <- errors.Join(err, layW.Close())
+	}()
 	_, werr := specW.Write(msg)
 	var res viewResult
 	rerr := json.NewDecoder(resR).Decode(&res)
 	err = cmd.Wait()
+	// A child that ended early reads no more: what it answered says why.
+	if lerr := <-laid; lerr != nil && !errors.Is(lerr, syscall.EPIPE) {
+		return out.bytes(), nil, lerr
+	}
 	switch {
 	case ctx.Err() != nil:
-		return out.bytes(), ctx.Err()
+		return out.bytes(), nil, ctx.Err()
 	case rerr != nil:
-		return out.bytes(), fmt.Errorf("the child gave no answer: %w", errors.Join(werr, rerr, err))
+		return out.bytes(), nil, fmt.Errorf("the child gave no answer: %w", errors.Join(werr, rerr, err))
 	}
-	return out.bytes(), res.err(argv)
+	return out.bytes(), res.Outcome, res.err(spec.Argv)
 }
 
 func (res *viewResult) err(argv []string) error {

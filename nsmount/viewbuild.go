@@ -26,6 +26,15 @@ type builder struct {
 	conf   *resolvConf
 	sysfs  *sys.FD // a copy of the live /sys
 	view   *sys.FD // the root of the view
+	tops   []top   // where what is written goes
+	// runBytes is how much of the files of /run was repeated.
+	runBytes int64
+}
+
+// top is the upper of a throwaway overlay, and where that is mounted.
+type top struct {
+	mount string
+	dir   *sys.FD
 }
 
 // staged is a second copy of a volume and the staged upper in it; both are
@@ -241,7 +250,7 @@ func (b *builder) addVolume(i int) error {
 		looks = up + "/" + upper.up
 		lower = looks + ":" + lower
 	}
-	top, err := b.throwaway(i, lower, looks, vol.FSType)
+	top, err := b.throwaway(i, vol.Mount, lower, looks, vol.FSType)
 	if err != nil {
 		return err
 	}
@@ -258,7 +267,7 @@ func (b *builder) addVolume(i int) error {
 
 // throwaway mounts overlay B over the layers lower: writable, into the scratch
 // tmpfs. Its root directory looks like looks.
-func (b *builder) throwaway(i int, lower, looks, fstype string) (*sys.FD, error) {
+func (b *builder) throwaway(i int, mount, lower, looks, fstype string) (*sys.FD, error) {
 	dir := "t" + strconv.Itoa(i)
 	for _, d := range []string{dir, dir + "/up", dir + "/work"} {
 		if err := os.Mkdir(d, 0o755); err != nil {
@@ -269,8 +278,14 @@ func (b *builder) throwaway(i int, lower, looks, fstype string) (*sys.FD, error)
 	if err := copyOwner(looks, dir+"/up"); err != nil {
 		return nil, err
 	}
-	return b.overlay(fstype, sys.Option{Key: "lowerdir", Value: lower},
+	fd, err := b.overlay(fstype, sys.Option{Key: "lowerdir", Value: lower},
 		sys.Option{Key: "upperdir", Value: dir + "/up"}, sys.Option{Key: "workdir", Value: dir + "/work"})
+	if err != nil {
+		return nil, err
+	}
+	up, err := sys.OpenRoot(dir + "/up")
+	b.tops = append(b.tops, top{mount, up})
+	return fd, err
 }
 
 func copyOwner(from, to string) error {
@@ -357,7 +372,7 @@ func (b *builder) addCover(i int, c coverCopy) error {
 	if err != nil {
 		return err
 	}
-	top, err := b.throwaway(i, lower, lower, c.fstype)
+	top, err := b.throwaway(i, c.point, lower, lower, c.fstype)
 	if _, ok := errors.AsType[*UnsupportedError](err); ok {
 		from, err := sys.OpenMount(nil, lower, true, false)
 		if err != nil {

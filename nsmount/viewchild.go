@@ -17,6 +17,7 @@ import (
 const (
 	specFD   = 3
 	resultFD = 4
+	layFD    = 5
 )
 
 // ChildMain has to be called first in main, and in TestMain: it does the work
@@ -65,6 +66,18 @@ func childRun(spec *os.File) (viewResult, error) {
 		return res, err
 	}
 	if err := b.build(); err != nil {
+		return res, err
+	}
+	if s.Lay {
+		changes := os.NewFile(layFD, "changes")
+		if err := b.lay(changes); err != nil {
+			return res, err
+		}
+		changes.Close()
+	}
+	if s.Session != nil {
+		syscall.Umask(0o022)
+		res.Outcome, err = b.session(s.Session)
 		return res, err
 	}
 	if len(s.Argv) == 0 {

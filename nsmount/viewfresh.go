@@ -168,6 +168,11 @@ func (b *builder) copyDirs(from, to *sys.FD, dev uint64, depth int, left *int) e
 		if err != nil {
 			return err
 		}
+		if n.Dev == dev && b.spec.Session != nil && b.spec.Session.RunFiles {
+			if err := b.copyRunFile(from, to, name, n); err != nil {
+				return err
+			}
+		}
 		if !n.IsDir() || n.Dev != dev || *left == 0 {
 			continue
 		}

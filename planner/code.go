@@ -47,7 +47,6 @@ func (p *planning) code() {
 	hits := slices.Clone(p.facts.Hits)
 	slices.SortFunc(hits, compareHits)
 	sessions, leftovers := bystanders{}, bystanders{}
-	p.loaderCache()
 	for _, h := range hits {
 		switch {
 		case h.Kind != "namespace" && p.changed.same(h.Path):
@@ -67,17 +66,6 @@ func (p *planning) code() {
 	}
 	sessions.warn(p, "processes of a session keep what they have loaded until they end")
 	leftovers.warn(p, "processes of an earlier start keep what they have loaded until they end")
-}
-
-// loaderCache tells of a loader's configuration that comes without the cache
-// which the loader reads in its place.
-func (p *planning) loaderCache() {
-	if p.changed.byPath["/etc/ld.so.cache"] != nil {
-		return
-	}
-	for _, e := range append(p.changed.matching("/etc/ld.so.conf"), p.changed.matching("/etc/ld.so.conf.d/*.conf")...) {
-		p.warn("%s: the loader reads /etc/ld.so.cache, which the update does not bring: it takes effect when ldconfig has run", e.Path)
-	}
 }
 
 func compareHits(a, b change.Hit) int {

@@ -298,7 +298,7 @@ func (p *planning) count(out *change.Plan) {
 	}
 	out.Paths = make([]change.PathChange, 0, len(entries))
 	for _, e := range entries {
-		out.Paths = append(out.Paths, change.PathChange{Path: e.Path, Op: e.Op, Aspects: e.Aspects.Names()})
+		out.Paths = append(out.Paths, change.PathChange{Path: e.Path, Op: e.Op, Aspects: e.Aspects.Names(), By: e.MadeBy})
 	}
 }
 

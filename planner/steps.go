@@ -168,6 +168,12 @@ func (p *planning) id(out *change.Plan) string {
 		}
 		return o
 	}
+	made := func(e *change.Entry) *change.Digest {
+		if e.Made == nil {
+			return nil
+		}
+		return &e.New.Digest
+	}
 	h := sha256.New()
 	enc := json.NewEncoder(h)
 	put := func(v any) {
@@ -183,7 +189,8 @@ func (p *planning) id(out *change.Plan) string {
 			Op       change.Op
 			Aspects  change.Aspect
 			Old, New *object
-		}{[]byte(e.Path), e.Op, e.Aspects, describe(e.Old), coming(e.New)})
+			Made     *change.Digest `json:",omitempty"`
+		}{[]byte(e.Path), e.Op, e.Aspects, describe(e.Old), coming(e.New), made(e)})
 	}
 	for _, u := range out.Units {
 		if u.Action != change.ActionDefer {

@@ -1,6 +1,7 @@
 package rootfs
 
 import (
+	"bytes"
 	"fmt"
 	"io/fs"
 	"maps"
@@ -14,7 +15,7 @@ import (
 
 // Overlay is the view of base as it will be once d is applied. Nothing is
 // staged for it: the content of what is added or replaced is read from src at
-// Entry.From, or from base where the entry says FromLive. Symlinks resolve
+// Entry.From, from base where the entry says FromLive, or is Made. Symlinks resolve
 // through the result, so that a changed symlink or folder leads elsewhere.
 func Overlay(base View, d *change.Delta, src *sys.FD) View {
 	o := &overlay{
@@ -132,6 +133,9 @@ func (o *overlay) open(real string) (File, error) {
 	}
 	if e.FromLive {
 		return o.base.Open(e.From)
+	}
+	if e.Made != nil {
+		return memFile{bytes.NewReader(e.Made)}, nil
 	}
 	if o.src == nil {
 		return nil, fmt.Errorf("cannot read %s of the update: its content is not at hand", e.From)

@@ -139,6 +139,9 @@ func (w *worker) take(it *item, from *sys.FD, fromName string) (bool, error) {
 }
 
 func (w *worker) copy(it *item) error {
+	if it.Made != nil {
+		return w.lay(it)
+	}
 	fromDir, fromName, err := w.source(it)
 	if err != nil {
 		return err
@@ -192,6 +195,27 @@ func (w *worker) copy(it *item) error {
 		return k.StartWriteback(out)
 	}
 	return nil
+}
+
+// lay writes a file whose content the entry itself holds.
+func (w *worker) lay(it *item) error {
+	if digest := change.Digest(sha256.Sum256(it.Made)); digest != it.New.Digest || int64(len(it.Made)) != it.New.Size {
+		return fmt.Errorf("its digest is %s, not %s: %w", digest, it.New.Digest, change.ErrVerification)
+	}
+	k := w.g.t.s.k
+	dir, name, err := w.dirs.parent(w.g.t.vols[it.vol].dir, it.staged)
+	if err != nil {
+		return err
+	}
+	out, err := k.Create(dir, name, 0o600)
+	if err != nil {
+		return err
+	}
+	defer out.Close()
+	if err := k.Write(out, it.Made); err != nil {
+		return err
+	}
+	return w.g.setMeta(dir, name, it)
 }
 
 // hashing reads in to its end and hands each part to write, which may be nil.
