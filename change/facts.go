@@ -46,6 +46,23 @@ type Tree struct {
 	Presets []Preset
 	// Warnings tell what could not be read or understood.
 	Warnings []string
+	// Path are the folders that units are read from, highest first.
+	Path []string
+}
+
+// UserManager is the service manager of a user, as far as a plan needs it.
+type UserManager struct {
+	Unit  string // user@1000.service
+	UID   uint32
+	Name  string                // of the user, "" unknown
+	Units map[string]*UnitState // by name, aliases included
+	// Version is that of its systemd.
+	Version int
+	// Problem is why it could not be asked, "" where it answered.
+	Problem string
+	// Old and New are the units as the user's manager reads them, with what is
+	// the user's own; nil where they were not read.
+	Old, New *Tree
 }
 
 // Preset is a line of a preset file (systemd.preset(5)).
@@ -157,6 +174,8 @@ type Facts struct {
 	// Own are the units that liveupd and the session which called it run in.
 	Own            []string
 	SystemdVersion int
+	// Users are the managers of users that run.
+	Users []*UserManager
 	// Host is the running kernel; the zero value where it was not asked.
 	Host HostFacts
 }

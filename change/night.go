@@ -3,14 +3,18 @@ package change
 // Waiting is a unit that policy, a person or its own unit file put off: it still runs the
 // old state.
 type Waiting struct {
-	Unit  string `json:"unit"`
-	Since int64  `json:"since"` // when it was first put off, seconds since the epoch
+	Unit    string `json:"unit"`
+	Manager string `json:"manager,omitempty"` // the user@ unit of a user's
+	Since   int64  `json:"since"`             // when it was first put off, seconds since the epoch
 	// Needs is what brings it up to date, reload or restart.
 	Needs   Action   `json:"needs"`
 	Reasons []Reason `json:"reasons,omitempty"` // a few of them
 	// Invocation is the run of the unit that has the old state, as systemd names it: another one has the new.
 	Invocation string `json:"invocation,omitempty"`
 }
+
+// Key names it by UnitKey.
+func (w *Waiting) Key() string { return UnitKey(w.Manager, w.Unit) }
 
 // Why is the reason in one clause.
 func (w *Waiting) Why() string {

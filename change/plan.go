@@ -1,6 +1,9 @@
 package change
 
-import "fmt"
+import (
+	"fmt"
+	"strings"
+)
 
 // Action is a rung of the ladder: what is done to a unit or to the host.
 type Action uint8
@@ -94,6 +97,23 @@ type UnitPlan struct {
 	Needs Action `json:"needs,omitempty"`
 }
 
+// UnitKey names a unit among those of all managers: a user's by
+// MANAGER/UNIT, one of the system's by itself.
+func UnitKey(manager, unit string) string {
+	if manager == "" {
+		return unit
+	}
+	return manager + "/" + unit
+}
+
+// SplitUnitKey undoes UnitKey.
+func SplitUnitKey(key string) (manager, unit string) {
+	if manager, unit, ok := strings.Cut(key, "/"); ok {
+		return manager, unit
+	}
+	return "", key
+}
+
 // PathChange is one line of the plan's paths.
 type PathChange struct {
 	Path    string   `json:"path"`
@@ -127,6 +147,8 @@ type Step struct {
 	Do     string `json:"do"`
 	Target string `json:"target"`
 	Undo   string `json:"undo"`
+	// Manager is the user@ unit whose manager carries it out, "" for the system's.
+	Manager string `json:"manager,omitempty"`
 }
 
 // PathsLimit is the number of changed paths above which a plan's JSON leaves
@@ -175,5 +197,5 @@ type Plan struct {
 // Empty tells whether the plan has nothing to do.
 func (p *Plan) Empty() bool {
 	return p.Changes.Added+p.Changes.Replaced+p.Changes.Removed+p.Changes.Metadata == 0 &&
-		len(p.Units) == 0 && p.HostAction == ActionNone
+		len(p.Units) == 0 && len(p.Effects) == 0 && p.HostAction == ActionNone
 }

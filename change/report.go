@@ -84,9 +84,11 @@ type CheckReport struct {
 	Units       []Stale  `json:"units"`
 	HostAction  Action   `json:"host_action"`
 	HostReasons []Reason `json:"host_reasons"`
-	Sessions    []Hit    `json:"sessions"` // processes of logged-in users, which no restart of a unit reaches
-	Examined    int      `json:"examined"` // processes that were looked at
-	Warnings    []string `json:"warnings"`
+	// Effects are what the managers of users need: a daemon-reload, by the user@ unit.
+	Effects  []Effect `json:"effects,omitempty"`
+	Sessions []Hit    `json:"sessions"` // processes of logged-in users, which no restart of a unit reaches
+	Examined int      `json:"examined"` // processes that were looked at
+	Warnings []string `json:"warnings"`
 	// Spared were met and ask for nothing; Detail says why.
 	Spared []Hit             `json:"spared,omitempty"`
 	Looked map[string]Looked `json:"-"` // by unit, where it was asked for
@@ -116,8 +118,9 @@ type Release struct {
 // where it is.
 type Explanation struct {
 	Unit      string   `json:"unit"`
-	State     string   `json:"state"`  // as systemd has it, "not loaded" where it has none
-	Action    Action   `json:"action"` // none: it is left alone
+	Manager   string   `json:"manager,omitempty"` // the user@ unit of a user's
+	State     string   `json:"state"`             // as systemd has it, "not loaded" where it has none
+	Action    Action   `json:"action"`            // none: it is left alone
 	Reasons   []Reason `json:"reasons"`
 	Spared    []Reason `json:"spared"`    // what was met and asks for nothing, each with why
 	Processes int      `json:"processes"` // that were looked at

@@ -21,7 +21,7 @@ func (e *Engine) check(ctx context.Context, req Request, ev Events) (any, error)
 	}
 	defer s.close()
 	ev.progress("reading", 0, 0, "processes", "")
-	r, units, err := e.checkReport(ctx, s, nil)
+	r, facts, err := e.checkReport(ctx, s, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -37,27 +37,30 @@ func (e *Engine) check(ctx context.Context, req Request, ev Events) (any, error)
 	r.Waiting = slices.Compact(r.Waiting)
 	r.Kernel, r.Microcode = inspect.Kernel("/"), inspect.Microcode("/")
 	if len(req.Units) > 0 {
-		err = explain(r, units, req.Units)
+		err = explain(r, facts, req.Units)
 	}
 	return r, err
 }
 
-func (e *Engine) checkReport(ctx context.Context, s *session, waiting []change.UnitPlan) (*change.CheckReport, map[string]*change.UnitState, error) {
-	res, units, err := e.stale(ctx, s)
+func (e *Engine) checkReport(ctx context.Context, s *session, waiting []change.UnitPlan) (*change.CheckReport, *change.Facts, error) {
+	res, facts, err := e.stale(ctx, s)
 	if err != nil {
 		return nil, nil, err
 	}
+	units := facts.Units
 	found := planner.Found{
 		Hits: res.Hits, Units: units, Examined: res.Examined, Warnings: res.Warnings,
-		Policy: change.Policy{Max: change.ActionReboot}, Waiting: waiting,
+		Policy: change.Policy{Max: change.ActionReboot}, Waiting: waiting, Users: facts.Users,
 	}
 	s.govern(&found.Policy)
 	if len(units) > 0 {
 		if found.Newer, err = s.newer(ctx, units); err != nil {
 			return nil, nil, err
 		}
+		found.UserNewer = s.userNewer(ctx, facts, found.Newer.Epoch)
 	}
 	r := planner.Check(found)
+	r.Effects = staleManagers(facts.Users)
 	r.Looked = res.Looked
 	for name, u := range units {
 		if u.NeedDaemonReload && name == u.Name {
@@ -66,7 +69,7 @@ func (e *Engine) checkReport(ctx context.Context, s *session, waiting []change.U
 		}
 	}
 	slices.SortFunc(r.HostReasons, func(a, b change.Reason) int { return strings.Compare(a.Kind+a.Unit, b.Kind+b.Unit) })
-	return r, units, nil
+	return r, facts, nil
 }
 
 // restart does what check found.

@@ -238,19 +238,40 @@ func (e *Engine) history(req Request) (any, error) {
 	return list, nil
 }
 
-// runningUnits asks systemd; without an answer nothing is known of any unit.
-func runningUnits() (units map[string]*change.UnitState, known bool) {
+// runningUnits asks systemd, and the managers of users where that is wanted;
+// without an answer nothing is known of any unit.
+func runningUnits(users bool) *change.Facts {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
+	out := &change.Facts{}
 	bus, err := systemd.Connect(ctx)
 	if err != nil {
-		return nil, false
+		return out
 	}
 	defer bus.Close()
-	if units, err = bus.Units(ctx); err != nil {
-		return nil, false
+	if out.Units, err = bus.Units(ctx); err != nil {
+		return out
 	}
-	return units, true
+	out.Running = true
+	if users {
+		out.Users = userManagers(ctx, out.Units)
+	}
+	return out
+}
+
+// stateOf finds a unit by change.UnitKey; known is false where its manager did
+// not answer.
+func stateOf(facts *change.Facts, key string) (u *change.UnitState, known bool) {
+	manager, name := change.SplitUnitKey(key)
+	if manager == "" {
+		return facts.Units[name], facts.Running
+	}
+	for _, m := range facts.Users {
+		if m.Unit == manager {
+			return m.Units[name], m.Problem == ""
+		}
+	}
+	return nil, facts.Running // its user has logged out
 }
 
 // Booted tells whether systemd runs this host.

@@ -13,55 +13,94 @@ var unitSuffixes = []string{
 }
 
 // explain narrows a report to the units that were asked about, and says of
-// each what was found, and why it is left alone where it is.
-func explain(r *change.CheckReport, units map[string]*change.UnitState, asked []string) error {
+// each what was found, and why it is left alone where it is. A name is also that of
+// users' units; MANAGER/UNIT is one user's alone.
+func explain(r *change.CheckReport, facts *change.Facts, asked []string) error {
 	wanted := map[string]bool{}
 	for _, name := range asked {
 		if !slices.ContainsFunc(unitSuffixes, func(s string) bool { return strings.HasSuffix(name, s) }) {
 			name += ".service"
 		}
-		x := change.Explanation{Unit: name, State: "not loaded", Reasons: []change.Reason{}, Spared: []change.Reason{}}
-		u := units[name]
-		if u != nil {
-			x.Unit, x.State = u.Name, u.ActiveState
-			if u.SubState != "" && u.SubState != u.ActiveState {
-				x.State += " (" + u.SubState + ")"
-			}
-		}
-		if !knownUnit(r, x.Unit) && (u == nil || u.LoadState == "not-found") {
+		found := namesakes(r, facts, name)
+		if len(found) == 0 {
 			return change.WithHint(usage("systemd has no unit %s loaded", name), "see: systemctl list-units --all; or check without a name")
 		}
-		wanted[x.Unit] = true
-		for _, s := range r.Units {
-			if s.Unit == x.Unit {
-				x.Action, x.Reasons = s.Action, append(x.Reasons, s.Reasons...)
-			}
+		for _, x := range found {
+			key := change.UnitKey(x.Manager, x.Unit)
+			wanted[key] = true
+			r.Explanations = append(r.Explanations, explained(r, facts, x))
 		}
-		for _, h := range r.Spared {
-			if h.Unit == x.Unit || h.UserUnit == x.Unit {
-				x.Spared = append(x.Spared, change.Reason{Kind: h.Kind, Path: h.Path, PID: h.PID, Comm: h.Comm, Detail: h.Detail})
-			}
-		}
-		c := r.Looked[x.Unit]
-		x.Processes, x.Files = c.Processes, c.Files
-		if u != nil && u.NeedDaemonReload {
-			x.Spared = append(x.Spared, change.Reason{
-				Kind: "unit-files", Path: u.FragmentPath, Detail: "changed since systemd read it: a daemon-reload of the host takes it up",
-			})
-		}
-		r.Explanations = append(r.Explanations, x)
 	}
-	r.Units = slices.DeleteFunc(r.Units, func(s change.Stale) bool { return !wanted[s.Unit] })
-	r.Sessions = slices.DeleteFunc(r.Sessions, func(h change.Hit) bool { return !wanted[h.Unit] })
+	r.Units = slices.DeleteFunc(r.Units, func(s change.Stale) bool { return !wanted[change.UnitKey(s.Manager, s.Unit)] })
+	r.Sessions = slices.DeleteFunc(r.Sessions, func(h change.Hit) bool { return !wanted[h.Unit] && !wanted[change.UnitKey(h.Unit, h.UserUnit)] })
 	r.Waiting = slices.DeleteFunc(r.Waiting, func(name string) bool { return !wanted[name] })
 	r.HostReasons = slices.DeleteFunc(r.HostReasons, func(h change.Reason) bool { return h.Unit != "" && !wanted[h.Unit] })
+	for i := range r.Effects {
+		e := &r.Effects[i]
+		e.Reasons = slices.DeleteFunc(e.Reasons, func(h change.Reason) bool { return !wanted[change.UnitKey(e.Target, h.Unit)] })
+	}
+	r.Effects = slices.DeleteFunc(r.Effects, func(e change.Effect) bool { return len(e.Reasons) == 0 })
 	if len(r.HostReasons) == 0 {
 		r.HostAction = change.ActionNone
 	}
 	return nil
 }
 
-// knownUnit: a user's unit is in the report, and not among the system's.
-func knownUnit(r *change.CheckReport, name string) bool {
-	return slices.ContainsFunc(r.Units, func(s change.Stale) bool { return s.Unit == name })
+// namesakes are the units of a name: the system's, and those of users.
+func namesakes(r *change.CheckReport, facts *change.Facts, name string) []change.Explanation {
+	var out []change.Explanation
+	only, unit := change.SplitUnitKey(name)
+	add := func(manager string, units map[string]*change.UnitState) {
+		if only != "" && only != manager {
+			return
+		}
+		u := units[unit]
+		x := change.Explanation{Unit: unit, Manager: manager, State: "not loaded"}
+		if u != nil && u.LoadState != "not-found" {
+			x.Unit = u.Name
+		} else if !slices.ContainsFunc(r.Units, func(s change.Stale) bool { return s.Unit == unit && s.Manager == manager }) {
+			return
+		}
+		out = append(out, x)
+	}
+	add("", facts.Units)
+	for _, m := range facts.Users {
+		add(m.Unit, m.Units)
+	}
+	return out
+}
+
+// explained fills in what was found about a unit.
+func explained(r *change.CheckReport, facts *change.Facts, x change.Explanation) change.Explanation {
+	key := change.UnitKey(x.Manager, x.Unit)
+	x.Reasons, x.Spared = []change.Reason{}, []change.Reason{}
+	u, _ := stateOf(facts, key)
+	if u != nil {
+		x.State = u.ActiveState
+		if u.SubState != "" && u.SubState != u.ActiveState {
+			x.State += " (" + u.SubState + ")"
+		}
+	}
+	for _, s := range r.Units {
+		if s.Unit == x.Unit && s.Manager == x.Manager {
+			x.Action, x.Reasons = s.Action, append(x.Reasons, s.Reasons...)
+		}
+	}
+	for _, h := range r.Spared {
+		if x.Manager == "" && h.Unit == x.Unit || x.Manager != "" && change.UnitKey(h.Unit, h.UserUnit) == key {
+			x.Spared = append(x.Spared, change.Reason{Kind: h.Kind, Path: h.Path, PID: h.PID, Comm: h.Comm, Detail: h.Detail})
+		}
+	}
+	c := r.Looked[key]
+	x.Processes, x.Files = c.Processes, c.Files
+	if u != nil && u.NeedDaemonReload {
+		whose := "the host"
+		if x.Manager != "" {
+			whose = "its user's manager"
+		}
+		x.Spared = append(x.Spared, change.Reason{
+			Kind: "unit-files", Path: u.FragmentPath, Detail: "changed since systemd read it: a daemon-reload of " + whose + " takes it up",
+		})
+	}
+	return x
 }

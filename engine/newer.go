@@ -34,13 +34,7 @@ func (s *session) newer(ctx context.Context, units map[string]*change.UnitState)
 		return nil, fmt.Errorf("cannot read the units: %w", err)
 	}
 	n := &planner.Newer{Tree: tree, Changed: map[string]int64{}, Epoch: clocks.Real - clocks.Monotonic}
-	first := int64(math.MaxInt64)
-	for _, u := range units {
-		if u.Active() && u.InvokedMonoUSec > 0 && strings.HasSuffix(u.Name, ".service") {
-			first = min(first, n.Epoch+int64(u.InvokedMonoUSec)*1000)
-		}
-	}
-	look := recently{since: first, found: n.Changed, dirs: map[string]int64{}}
+	look := recently{since: firstStart(units, n.Epoch), found: n.Changed, dirs: map[string]int64{}}
 	for _, name := range planner.Reads(tree, units) {
 		if err := ctx.Err(); err != nil {
 			return nil, err
@@ -54,6 +48,18 @@ func (s *session) newer(ctx context.Context, units map[string]*change.UnitState)
 		err = rootfs.ConfigReaders(view, tree, etc)
 	}
 	return n, err
+}
+
+// firstStart is when the first of the services began that run now, in
+// nanoseconds since the epoch.
+func firstStart(units map[string]*change.UnitState, epoch int64) int64 {
+	first := int64(math.MaxInt64)
+	for _, u := range units {
+		if u.Active() && u.InvokedMonoUSec > 0 && strings.HasSuffix(u.Name, ".service") {
+			first = min(first, epoch+int64(u.InvokedMonoUSec)*1000)
+		}
+	}
+	return first
 }
 
 // recently collects the files that changed since a moment.

@@ -233,18 +233,20 @@ func (s *session) readHost(ctx context.Context, d *change.Delta, facts *change.F
 	if err != nil {
 		return err
 	}
+	users := userManagers(ctx, units)
 	if !d.Empty() {
 		vols := make([]inspect.Volume, 0, len(s.vols))
 		for _, v := range s.vols {
 			vols = append(vols, inspect.Volume{Mount: v.Mount, Dir: v.Dir})
 		}
-		got, err := inspect.Collect(ctx, inspect.Request{Delta: d, Volumes: vols, Units: units, Own: s.req.Own})
+		got, err := inspect.Collect(ctx, inspect.Request{Delta: d, Volumes: vols, Units: units, Users: users, Own: s.req.Own})
 		if err != nil {
 			return err
 		}
 		*facts = *got
 	}
 	facts.Running, facts.Units, facts.SystemdVersion = true, units, bus.Version()
+	facts.Users = users
 	return nil
 }
 
@@ -289,6 +291,9 @@ func (s *session) readTrees(ctx context.Context, in *change.Input, content *sys.
 		if err := rootfs.ConfigReaders(newView, in.New, etc); err != nil {
 			return err
 		}
+	}
+	if running {
+		(&userTree{s: s, delta: in.Delta, content: content, etc: etc}).trees(ctx, in.Facts)
 	}
 	return nil
 }

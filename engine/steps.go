@@ -64,7 +64,7 @@ func (r *run) runSteps(ctx context.Context, steps []change.Step) ([]change.StepR
 		return nil, err
 	}
 	defer release()
-	results, err := restart.Run(ctx, bus, steps, restart.Options{Host: host, Along: r.along(), OnResult: func(res change.StepResult) {
+	results, err := restart.Run(ctx, bus, steps, restart.Options{Host: host, Users: usersBus{bus}, Along: r.along(), OnResult: func(res change.StepResult) {
 		res.MessageType = "step"
 		r.ev.emit(res)
 		unrecorded = errors.Join(unrecorded, r.record(res))
@@ -81,8 +81,8 @@ func (r *run) runSteps(ctx context.Context, steps []change.Step) ([]change.StepR
 func (r *run) along() map[string]change.Action {
 	out := map[string]change.Action{}
 	for _, u := range r.p.plan.Units {
-		if u.Propagated && u.Manager == "" && (u.Action == change.ActionStop || u.Action == change.ActionStart) {
-			out[u.Unit] = u.Action
+		if u.Propagated && (u.Action == change.ActionStop || u.Action == change.ActionStart) {
+			out[change.UnitKey(u.Manager, u.Unit)] = u.Action
 		}
 	}
 	return out
@@ -128,8 +128,8 @@ func (r *run) finish(ctx context.Context, stopped []change.StepResult, after []c
 		return r.revert(ctx, err, append(slices.Clone(stopped), done...))
 	}
 	began := time.Now()
-	r.lookAgain(ctx)
 	r.conclude()
+	r.lookAgain(ctx)
 	if err := r.tx.Verified(); err != nil {
 		return r.revert(ctx, err, append(slices.Clone(stopped), done...))
 	}
@@ -146,6 +146,7 @@ func (r *run) conclude() {
 			r.report.Deferred = append(r.report.Deferred, u)
 		}
 	}
+	r.concludeUsers()
 	// A tree has nothing pending: no machine runs it.
 	if host := r.p.plan.HostAction; r.s.req.Live() && host > change.ActionNone && !r.carriedOut(host) {
 		r.report.HostAction = host
@@ -183,12 +184,23 @@ func (r *run) lookAgain(ctx context.Context) {
 	acted := map[string]bool{}
 	for _, u := range r.p.plan.Units {
 		if u.Action == change.ActionRestart || u.Action == change.ActionStop {
-			acted[u.Unit] = true
+			acted[change.UnitKey(u.Manager, u.Unit)] = true
+		}
+		if _, manager := systemd.UserUID(u.Unit); manager && u.Action == change.ActionReload {
+			acted[change.UnitKey(u.Unit, "init.scope")] = true
 		}
 	}
+	for _, u := range r.report.Deferred {
+		delete(acted, change.UnitKey(u.Manager, u.Unit)) // it is told there
+		delete(acted, change.UnitKey(u.Unit, "init.scope"))
+	}
 	for _, h := range facts.Hits {
-		if acted[h.Unit] && !h.Leftover {
-			r.s.warnings = append(r.s.warnings, fmt.Sprintf("%s still uses the old %s (%s, %d) after its restart", h.Unit, h.Path, h.Comm, h.PID))
+		unit := h.Unit
+		if h.UserUnit != "" {
+			unit = change.UnitKey(h.Unit, h.UserUnit)
+		}
+		if acted[unit] && !h.Leftover && h.Comm != "(sd-pam)" {
+			r.s.warnings = append(r.s.warnings, fmt.Sprintf("%s still uses the old %s (%s, %d) after its restart", unit, h.Path, h.Comm, h.PID))
 		}
 	}
 }
@@ -293,11 +305,12 @@ func (s *session) volumeOf(path string) (*sys.FD, string) {
 	return best.Dir, strings.TrimPrefix(path, best.Mount)
 }
 
-func (e *Engine) stale(ctx context.Context, s *session) (*inspect.StaleResult, map[string]*change.UnitState, error) {
+func (e *Engine) stale(ctx context.Context, s *session) (*inspect.StaleResult, *change.Facts, error) {
 	old, err := s.oldInodes()
 	if err != nil {
 		return nil, nil, err
 	}
+	facts := &change.Facts{}
 	units := map[string]*change.UnitState{}
 	if systemd.Booted() {
 		bus, err := systemd.Connect(ctx)
@@ -308,7 +321,9 @@ func (e *Engine) stale(ctx context.Context, s *session) (*inspect.StaleResult, m
 		if units, err = bus.Units(ctx); err != nil {
 			return nil, nil, err
 		}
+		facts.Users = userManagers(ctx, units)
 	}
-	res, err := inspect.Stale(ctx, inspect.StaleRequest{Retained: old, Units: units, Own: ownUnits(), Count: len(s.req.Units) > 0})
-	return res, units, err
+	facts.Units = units
+	res, err := inspect.Stale(ctx, inspect.StaleRequest{Retained: old, Units: units, Users: facts.Users, Own: ownUnits(), Count: len(s.req.Units) > 0})
+	return res, facts, err
 }

@@ -21,8 +21,7 @@ import (
 // until the machine has booted, a deferral until its unit was started anew, or reloaded
 // where that was enough. What was taken back, and a tree that no machine runs, have nothing pending.
 func (s *session) forgetDone(list []change.Generation) {
-	var units map[string]*change.UnitState
-	var known bool
+	var facts *change.Facts
 	var reloaded map[string]string
 	for i := range list {
 		g := &list[i]
@@ -33,18 +32,26 @@ func (s *session) forgetDone(list []change.Generation) {
 			g.Deferred = nil
 			continue
 		}
-		if units == nil {
-			units, known = runningUnits()
+		if facts == nil {
+			facts = runningUnits(ofUsers(list))
 			reloaded = readReloaded()
 		}
 		g.Waiting = slices.DeleteFunc(g.Waiting, func(w change.Waiting) bool {
-			return known && !stillWaits(w, units[w.Unit]) || w.Needs == change.ActionReload && g.ID <= reloaded[w.Unit]
+			u, known := stateOf(facts, w.Key())
+			return known && !stillWaits(w, u) || w.Needs == change.ActionReload && g.ID <= reloaded[w.Key()]
 		})
 		g.Deferred = nil
 		for _, w := range g.Waiting {
-			g.Deferred = append(g.Deferred, w.Unit)
+			g.Deferred = append(g.Deferred, w.Key())
 		}
 	}
+}
+
+// ofUsers tells whether units of users are among what waits.
+func ofUsers(list []change.Generation) bool {
+	return slices.ContainsFunc(list, func(g change.Generation) bool {
+		return slices.ContainsFunc(g.Waiting, func(w change.Waiting) bool { return w.Manager != "" })
+	})
 }
 
 // stillWaits tells whether a unit runs what it ran when it was put off. One that does
@@ -61,21 +68,18 @@ func (s *session) waitingFor(deferred []change.UnitPlan, now int64) []change.Wai
 	if len(deferred) == 0 {
 		return nil
 	}
-	units, _ := runningUnits()
+	facts := runningUnits(slices.ContainsFunc(deferred, func(u change.UnitPlan) bool { return u.Manager != "" }))
 	var out []change.Waiting
 	for _, u := range deferred {
-		if u.Manager != "" {
-			continue // a user's own unit: the user's manager knows when it started
-		}
 		const most = 4
-		w := change.Waiting{Unit: u.Unit, Since: now, Needs: max(u.Needs, change.ActionReload), Reasons: u.Reasons}
+		w := change.Waiting{Unit: u.Unit, Manager: u.Manager, Since: now, Needs: max(u.Needs, change.ActionReload), Reasons: u.Reasons}
 		if w.Needs != change.ActionReload {
 			w.Needs = change.ActionRestart
 		}
 		if len(w.Reasons) > most {
 			w.Reasons = w.Reasons[:most]
 		}
-		if st := units[u.Unit]; st != nil {
+		if st, _ := stateOf(facts, w.Key()); st != nil {
 			w.Invocation = st.InvocationID
 		}
 		out = append(out, w)
@@ -92,7 +96,7 @@ func (s *session) waiting() ([]change.UnitPlan, error) {
 	s.forgetDone(list)
 	var out []change.UnitPlan
 	for _, w := range Waiting(list) {
-		u := change.UnitPlan{Unit: w.Unit, Action: change.ActionDefer, Reasons: w.Reasons, Needs: w.Needs}
+		u := change.UnitPlan{Unit: w.Unit, Manager: w.Manager, Action: change.ActionDefer, Reasons: w.Reasons, Needs: w.Needs}
 		if len(u.Reasons) == 0 {
 			u.Reasons = []change.Reason{{Kind: "deferred", Unit: w.Unit}}
 		}
@@ -107,16 +111,16 @@ func Waiting(list []change.Generation) []change.Waiting {
 	found := map[string]change.Waiting{}
 	for _, g := range list {
 		for _, w := range g.Waiting {
-			old, ok := found[w.Unit]
+			old, ok := found[w.Key()]
 			if !ok {
-				found[w.Unit] = w
+				found[w.Key()] = w
 				continue
 			}
 			if w.Since < old.Since {
 				old.Since = w.Since
 			}
 			old.Needs = max(old.Needs, w.Needs)
-			found[w.Unit] = old
+			found[w.Key()] = old
 		}
 	}
 	out := make([]change.Waiting, 0, len(found))
@@ -167,7 +171,7 @@ func (s *session) noteReloaded(results []change.StepResult) error {
 	all, changed := readReloaded(), false
 	for _, r := range results {
 		if r.Step.Do == "reload" && r.Result == "done" {
-			all[r.Step.Target], changed = list[0].ID, true
+			all[change.UnitKey(r.Step.Manager, r.Step.Target)], changed = list[0].ID, true
 		}
 	}
 	if !changed {

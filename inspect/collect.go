@@ -41,6 +41,8 @@ type Request struct {
 	Volumes []Volume // none: the paths are looked up from "/"
 	// Units is the running manager's view; nil where systemd is not PID 1.
 	Units map[string]*change.UnitState
+	// Users are the managers of users, with their units.
+	Users []*change.UserManager
 	// Own are units that are known to belong to the caller.
 	Own            []string
 	SystemdVersion int
@@ -54,6 +56,7 @@ func Collect(ctx context.Context, r Request) (*change.Facts, error) {
 		return nil, err
 	}
 	defer h.close()
+	h.users = userUnits(r.Users)
 	facts := &change.Facts{
 		Running: len(r.Units) > 0, Units: r.Units, Own: h.own(r.Own), SystemdVersion: r.SystemdVersion,
 	}

@@ -28,6 +28,29 @@ type host struct {
 	ownNS   uint64 // the mount namespace that we are in
 	clocks  sys.Clocks
 	units   map[string]*change.UnitState
+	users   map[string]map[string]*change.UnitState // of users' managers, by the user@ unit
+}
+
+// userUnits are the units of users by their managers.
+func userUnits(list []*change.UserManager) map[string]map[string]*change.UnitState {
+	out := make(map[string]map[string]*change.UnitState, len(list))
+	for _, m := range list {
+		out[m.Unit] = m.Units
+	}
+	return out
+}
+
+// serviceOf is the service that a process belongs to, of the system or of a
+// user; nil where it is not known.
+func (h *host) serviceOf(hit *change.Hit) *change.UnitState {
+	name, units := hit.Unit, h.units
+	if hit.UserUnit != "" {
+		name, units = hit.UserUnit, h.users[hit.Unit]
+	}
+	if !strings.HasSuffix(name, ".service") {
+		return nil
+	}
+	return units[name]
 }
 
 func openHost(units map[string]*change.UnitState) (*host, error) {
@@ -182,8 +205,8 @@ func (h *host) unitOf(p *sys.Proc) (system, user string) {
 // before it notes the time, so an allowance is made, and the main process is
 // never one.
 func (h *host) leftover(hit *change.Hit, st procStat) bool {
-	u := h.units[hit.Unit]
-	if u == nil || !strings.HasSuffix(hit.Unit, ".service") || hit.UserUnit != "" || u.MainPID == hit.PID {
+	u := h.serviceOf(hit)
+	if u == nil || u.MainPID == hit.PID {
 		return false
 	}
 	if !u.Active() && u.ActiveState != "deactivating" {
@@ -204,7 +227,7 @@ func (h *host) container(p *sys.Proc, hit *change.Hit) bool {
 	if ns == 0 || h.pidNS == 0 || ns == h.pidNS {
 		return false
 	}
-	if u := h.units[hit.Unit]; u != nil && u.MainPID > 0 && hit.UserUnit == "" {
+	if u := h.serviceOf(hit); u != nil && u.MainPID > 0 {
 		if main, err := sys.OpenProc(h.proc, u.MainPID); err == nil {
 			defer main.Close()
 			return nsOf(main, "ns/pid") != ns

@@ -21,6 +21,8 @@ type StaleRequest struct {
 	// Retained are the old copies that the store keeps, by what stat calls
 	// them, with the path each was taken from.
 	Retained map[change.InodeKey]string
+	// Users are the managers of users, with their units.
+	Users []*change.UserManager
 	// Own are units that are known to belong to the caller.
 	Own []string
 	// Count asks for StaleResult.Looked, at the price of a look at each
@@ -59,6 +61,7 @@ func Stale(ctx context.Context, r StaleRequest) (*StaleResult, error) {
 		return nil, err
 	}
 	defer h.close()
+	h.users = userUnits(r.Users)
 	s := &staleScan{host: h, roots: h.roots(), retained: r.Retained, verdicts: map[staleKey]*staleVerdict{}}
 	if r.Count {
 		s.looked = map[string]change.Looked{}
@@ -169,7 +172,7 @@ func (s *staleScan) visit(p *sys.Proc, exe *change.Node) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.looked != nil {
-		for _, unit := range []string{who.Unit, who.UserUnit} {
+		for _, unit := range slices.Compact([]string{who.Unit, change.UnitKey(who.Unit, who.UserUnit)}) {
 			c := s.looked[unit]
 			s.looked[unit] = change.Looked{Processes: c.Processes + 1, Files: c.Files + len(seen)}
 		}

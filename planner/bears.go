@@ -1,6 +1,7 @@
 package planner
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"path"
@@ -49,12 +50,16 @@ var components = []component{
 }
 
 // treat tells what a unit bears, by any of its names.
-func (u *unit) treat() (treatment, string) {
-	names := []string{u.name}
-	if u.state != nil {
-		names = append(names, u.state.Names...)
+func (p *planning) treat(u *unit) (treatment, string) {
+	list := components
+	if p.manager != "" {
+		if why := p.interactive(u); why != "" {
+			return bearsNothing, why
+		}
+		list = slices.Concat(userComponents, components)
 	}
-	for _, c := range components {
+	names := u.names()
+	for _, c := range list {
 		for _, pattern := range c.units {
 			for _, n := range names {
 				if ok, err := path.Match(pattern, n); err == nil && ok {
@@ -74,7 +79,7 @@ func (p *planning) bear() {
 			v.deferred = true
 			continue
 		}
-		if p.ruleStops(name, v) || u == nil || v.manager != "" {
+		if p.ruleStops(name, v) || u == nil {
 			continue
 		}
 		if !v.ruled {
@@ -83,14 +88,13 @@ func (p *planning) bear() {
 		if v.deferred || v.needs() < change.ActionReload || v.start {
 			continue
 		}
-		does, why := u.treat()
+		does, why := p.treat(u)
 		if v.ruled && does != bearsReboot && !isUserManager(name) {
 			does = bearsRestart
 		}
 		switch {
-		case isUserManager(name) && v.rung == change.ActionReload && !u.canReload():
-			v.deferred = true
-			v.explain(fmt.Sprintf("its systemd has no reload for it: systemctl kill --kill-whom=main --signal=RTMIN+25 %s", name))
+		case isUserManager(name) && v.rung == change.ActionReload:
+			// Where its unit has no reload, a signal does the same (systemd before 253).
 		case v.needs() < change.ActionRestart:
 		case does == bearsReboot:
 			p.reboot(v, why)
@@ -162,7 +166,7 @@ func (p *planning) bound() {
 		v.deferred = true
 	}
 	if a := p.hostAction(); a > limit {
-		p.warn("the host needs a %s, which is more than the permitted %s: it stays pending", a, limit)
+		p.warn("%s needs a %s, which is more than the permitted %s: it stays pending", cmp.Or(p.manager, "the host"), a, limit)
 	}
 	if p.hostAction() == change.ActionSoftReboot && p.facts.SystemdVersion > 0 && p.facts.SystemdVersion < 254 {
 		p.warn("systemd %d has no soft-reboot: a kexec or a reboot will have to do", p.facts.SystemdVersion)

@@ -76,11 +76,11 @@ var cases = []struct {
 			hit(change.Hit{Unit: "user@1000.service", UserUnit: "init.scope", PID: 50, Comm: "systemd", Kind: "mapped", Path: lib}).
 			hit(change.Hit{Unit: "user@1000.service", UserUnit: "init.scope", PID: 51, Comm: "(sd-pam)", Kind: "mapped", Path: lib})
 	}, "reload user@1000.service, host daemon-reexec"},
-	{"user manager that has no reload: defer", func() *scenario {
+	{"user manager whose unit has no reload: a signal does it", func() *scenario {
 		s := machine().replace(libc)
 		s.unit("user@1000.service", "")
 		return s.hit(change.Hit{Unit: "user@1000.service", UserUnit: "init.scope", PID: 50, Comm: "systemd", Kind: "mapped", Path: libc})
-	}, "defer user@1000.service"},
+	}, "reload user@1000.service"},
 	{"link to another JDK: restart its users", func() *scenario {
 		s := machine().relink("/etc/alternatives/java", "/usr/lib/jvm/17/bin/java", "/usr/lib/jvm/21/bin/java")
 		s.unit("tomcat.service", "[Service]\nExecStart=/usr/bin/java -jar x.jar", change.Use{Path: "/usr/lib/jvm/17/bin/java", Kind: "exec"})
@@ -409,7 +409,7 @@ var cases = []struct {
 		s.unit("img.service", "[Service]\nRootDirectory=/srv/img", change.Use{Path: "/srv/img" + libssl, Kind: "soname"})
 		return s
 	}, ""},
-	{"user's service: by its own manager", func() *scenario {
+	{"user's service, and a manager that was not asked: defer", func() *scenario {
 		s := machine().replace(libssl)
 		s.unit("user@1000.service", "").CanReload = true
 		return s.hit(change.Hit{Unit: "user@1000.service", UserUnit: "syncthing.service", PID: 4, Comm: "syncthing", Kind: "mapped", Path: libssl})

@@ -18,6 +18,9 @@ type Found struct {
 	Newer    *Newer // nil where nobody looked at files
 	Policy   change.Policy
 	Waiting  []change.UnitPlan // what earlier updates put off
+	Users    []*change.UserManager
+	// UserNewer is Newer for the units of each user's manager.
+	UserNewer map[string]*Newer
 }
 
 // Check decides what would bring a machine up to what its files hold, from the
@@ -25,12 +28,19 @@ type Found struct {
 // since they were read, and from what earlier updates put off, judged anew.
 func Check(f Found) *change.CheckReport {
 	p := newPlanning(change.Input{
-		Facts:  &change.Facts{Running: true, Units: f.Units, Hits: f.Hits, Warnings: f.Warnings},
+		Facts:  &change.Facts{Running: true, Units: f.Units, Hits: f.Hits, Warnings: f.Warnings, Users: f.Users},
 		Policy: f.Policy,
 	})
 	for _, w := range f.Waiting {
-		u := p.named(w.Unit)
-		if u == nil || w.Manager != "" {
+		q := p
+		if w.Manager != "" {
+			q = p.user(w.Manager)
+		}
+		u := q.named(w.Unit)
+		if q.problem != "" {
+			q.postpone(w.Unit, change.Reason{Kind: "deferred", Unit: w.Manager, Detail: "an earlier update put it off; " + q.problem})
+		}
+		if u == nil {
 			continue
 		}
 		rung := change.ActionRestart
@@ -39,10 +49,11 @@ func Check(f Found) *change.CheckReport {
 		}
 		for _, r := range w.Reasons {
 			r.Detail, r.PID, r.Comm = "an earlier update put it off", 0, ""
-			p.raise(u, rung, r)
+			q.raise(u, rung, r)
 		}
 	}
 	p.newer(f.Newer)
+	p.eachUser(func(u *planning) { u.newer(f.UserNewer[u.manager]) })
 	sessions := []change.Hit{}
 	var spared []change.Hit
 	spare := func(h change.Hit, why string) {
@@ -68,16 +79,21 @@ func Check(f Found) *change.CheckReport {
 	slices.SortFunc(spared, compareHits)
 	p.bear()
 	p.settle()
+	p.eachUser(func(u *planning) { u.bear(); u.settle() })
 	out := &change.CheckReport{
 		MessageType: "report", Schema: schema, Verb: "check", Units: []change.Stale{}, Sessions: sessions, Spared: spared,
 		HostAction: p.hostAction(), HostReasons: p.hostReasons(), Examined: f.Examined,
 	}
-	for _, name := range slices.Sorted(maps.Keys(p.verdicts)) {
-		v := p.verdicts[name]
-		out.Units = append(out.Units, change.Stale{
-			Unit: v.unit, Manager: v.manager, Action: v.action(), Reasons: tidyReasons(v.reasons),
-		})
+	stale := func(p *planning) {
+		for _, name := range slices.Sorted(maps.Keys(p.verdicts)) {
+			v := p.verdicts[name]
+			out.Units = append(out.Units, change.Stale{
+				Unit: v.unit, Manager: v.manager, Action: v.action(), Reasons: tidyReasons(v.reasons),
+			})
+		}
 	}
+	stale(p)
+	p.eachUser(stale)
 	out.Warnings = slices.Sorted(maps.Keys(p.warnings))
 	if out.Warnings == nil {
 		out.Warnings = []string{}
@@ -89,12 +105,12 @@ func Check(f Found) *change.CheckReport {
 func RestartPlan(found *change.CheckReport, limit change.Action) *change.Plan {
 	p := newPlanning(change.Input{Facts: &change.Facts{Running: true}, Policy: change.Policy{Max: limit}})
 	for _, s := range found.Units {
-		key := s.Unit
+		q := p
 		if s.Manager != "" {
-			key = s.Manager + "/" + s.Unit
+			q = p.user(s.Manager)
 		}
-		v := p.verdict(key)
-		v.unit, v.manager, v.reasons = s.Unit, s.Manager, slices.Clone(s.Reasons)
+		v := q.verdict(s.Unit)
+		v.reasons = slices.Clone(s.Reasons)
 		switch s.Action {
 		case change.ActionDefer:
 			v.deferred = true
@@ -110,6 +126,13 @@ func RestartPlan(found *change.CheckReport, limit change.Action) *change.Plan {
 			p.needHost(change.ActionDaemonReexec, r)
 		default:
 			p.needHost(found.HostAction, r)
+		}
+	}
+	for _, e := range found.Effects {
+		q := p.user(e.Target)
+		q.problem = "" // it answered when it was looked at
+		for _, r := range e.Reasons {
+			q.needHost(change.ActionDaemonReload, r)
 		}
 	}
 	for _, w := range found.Warnings {

@@ -83,7 +83,7 @@ func (p *planning) direct(rung change.Action) []*verdict {
 	var out []*verdict
 	for _, name := range slices.Sorted(maps.Keys(p.verdicts)) {
 		v := p.verdicts[name]
-		if !v.deferred && !v.propagated && v.manager == "" && v.needs() >= rung {
+		if !v.deferred && !v.propagated && v.needs() >= rung {
 			out = append(out, v)
 		}
 	}
@@ -123,7 +123,7 @@ func (p *planning) barred(name string) string {
 	if u.wish("X-Liveupd-On-Change") == "defer" {
 		return "its X-Liveupd-On-Change= asks not to be interrupted"
 	}
-	does, why := u.treat()
+	does, why := p.treat(u)
 	switch does {
 	case bearsNothing, bearsReboot, bearsReload:
 		return why

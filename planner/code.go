@@ -101,8 +101,9 @@ func (p *planning) hit(h change.Hit) {
 		r.Detail = join("; ", "a container that shares the host's files", r.Detail)
 		p.postpone(h.Unit, r)
 	case isUserManager(h.Unit) && h.UserUnit != "" && h.UserUnit != "init.scope":
-		r.Detail = join("; ", "restarted by its user's own manager only", r.Detail)
-		p.postponeUser(h.Unit, h.UserUnit, r)
+		p.user(h.Unit).hit(ofUser(h))
+	case p.problem != "":
+		p.postpone(h.Unit, r)
 	case u == nil:
 		// The unit has ended or is about to; its next start has the new code.
 	case own && (kindOf(h.Unit) == "scope" || u.runtime()):
@@ -121,17 +122,6 @@ func (p *planning) hit(h change.Hit) {
 	default:
 		p.raise(u, change.ActionRestart, r)
 	}
-}
-
-// postponeUser notes a unit of a user's manager.
-func (p *planning) postponeUser(manager, name string, r change.Reason) {
-	key := manager + "/" + name
-	v := p.verdicts[key]
-	if v == nil {
-		v = &verdict{unit: name, manager: manager, deferred: true}
-		p.verdicts[key] = v
-	}
-	v.reasons = append(v.reasons, r)
 }
 
 // Where processes can be looked at, only what they do not show is taken from

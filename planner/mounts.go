@@ -64,21 +64,21 @@ func below(name, dir string) bool {
 // in both trees, so that the manager reads neither the old nor the new one.
 func (p *planning) shadowed(file string) bool {
 	dir, name := path.Split(file)
-	rank := dirRank(dir)
+	rank := p.rankOf(dir)
 	if rank >= 0 {
 		for _, t := range []*change.Tree{p.in.Old, p.in.New} {
 			u := t.Units[name]
 			if u == nil || u.Name != name || u.Fragment == "" || path.Base(u.Fragment) != name {
 				return false
 			}
-			if r := dirRank(path.Dir(u.Fragment)); r < 0 || r >= rank {
+			if r := p.rankOf(path.Dir(u.Fragment)); r < 0 || r >= rank {
 				return false
 			}
 		}
 		return true
 	}
 	folder := path.Base(dir)
-	if rank = dirRank(path.Dir(path.Clean(dir))); rank < 0 || !strings.HasSuffix(folder, ".d") {
+	if rank = p.rankOf(path.Dir(path.Clean(dir))); rank < 0 || !strings.HasSuffix(folder, ".d") {
 		return false
 	}
 	for _, t := range []*change.Tree{p.in.Old, p.in.New} {
@@ -86,7 +86,7 @@ func (p *planning) shadowed(file string) bool {
 		for _, u := range t.Units {
 			hidden = hidden || slices.ContainsFunc(u.DropIns, func(d string) bool {
 				parent := path.Dir(d)
-				r := dirRank(path.Dir(parent))
+				r := p.rankOf(path.Dir(parent))
 				return path.Base(d) == name && path.Base(parent) == folder && r >= 0 && r < rank
 			})
 		}

@@ -1,6 +1,8 @@
 package planner
 
 import (
+	"maps"
+	"path"
 	"slices"
 	"strings"
 
@@ -54,6 +56,24 @@ func Reads(tree *change.Tree, units map[string]*change.UnitState) []string {
 	return out
 }
 
+// UserReads is Reads for the units of a user's manager. Only single files are
+// among them: a user could name patterns without an end.
+func UserReads(tree *change.Tree, units map[string]*change.UnitState) []string {
+	set := map[string]bool{}
+	for name, st := range units {
+		def := lookup(tree, name)
+		if def == nil || !st.Active() {
+			continue
+		}
+		for _, use := range def.Uses {
+			if (unread(use) && !compiled(use) || use.Kind == "config") && path.IsAbs(use.Path) {
+				set[use.Path] = true
+			}
+		}
+	}
+	return slices.Sorted(maps.Keys(set))
+}
+
 // newer goes through what the services read, as if all that changed were part
 // of an update, and keeps of each what changed after it began.
 func (p *planning) newer(n *Newer) {
@@ -80,7 +100,11 @@ func (p *planning) newer(n *Newer) {
 		return n.Changed[r.Path] > n.Epoch+int64(since)*1000
 	}
 	p.reach()
-	p.configuration()
+	if p.manager == "" {
+		p.configuration()
+	} else {
+		p.userConfiguration()
+	}
 	p.stale = nil
 	p.checks = nil
 	clear(p.spared)

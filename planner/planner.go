@@ -28,7 +28,8 @@
 //  9. The closure: what systemd itself will restart or stop along with a unit.
 //     Where that would reach a unit that must not be interrupted, the unit
 //     that it starts from is deferred as well.
-//  10. Steps in order, each with its inverse, and an ID over what will be done.
+//  10. The same for the units of each user's manager that runs (users.go), whose jobs come last.
+//  11. Steps in order, each with its inverse, and an ID over what will be done.
 //
 // Guarantees: a unit is acted on only if it runs (starts aside); every reason
 // names a path or a unit; reasons only raise a unit on the ladder, so that a
@@ -94,8 +95,12 @@ type hostNeed struct {
 	reason change.Reason
 }
 
-// planning is one plan in the making.
+// planning is one plan in the making, of the system's units or of one user's.
 type planning struct {
+	// manager is the user@ unit whose units these are, "" for the system's.
+	manager  string
+	problem  string               // why that manager could not be asked
+	users    map[string]*planning // the users' own, by manager
 	in       change.Input
 	facts    *change.Facts
 	static   bool
@@ -128,13 +133,14 @@ func Make(in change.Input) *change.Plan {
 	p.hostChanges()
 	p.hostEffects()
 	p.atRest()
+	p.eachUser((*planning).userUnits)
 	return p.finish()
 }
 
 func newPlanning(in change.Input) *planning {
 	p := &planning{
 		in: in, facts: in.Facts, verdicts: map[string]*verdict{}, warnings: map[string]bool{},
-		spared: map[string][]change.Reason{},
+		spared: map[string][]change.Reason{}, users: map[string]*planning{},
 	}
 	if p.in.Delta == nil {
 		p.in.Delta = &change.Delta{}
@@ -151,6 +157,9 @@ func newPlanning(in change.Input) *planning {
 	p.static = !p.facts.Running
 	p.changed = newChanges(p.in.Delta)
 	p.running = p.runningUnits()
+	for _, m := range p.facts.Users {
+		p.users[m.Unit] = p.userPlanning(m)
+	}
 	for _, list := range [][]string{p.in.Delta.Warnings, p.in.Old.Warnings, p.in.New.Warnings, p.facts.Warnings} {
 		for _, w := range list {
 			p.warnings[w] = true
@@ -166,7 +175,7 @@ func (p *planning) warn(format string, args ...any) {
 func (p *planning) verdict(name string) *verdict {
 	v := p.verdicts[name]
 	if v == nil {
-		v = &verdict{unit: name}
+		v = &verdict{unit: name, manager: p.manager}
 		p.verdicts[name] = v
 	}
 	return v
@@ -236,20 +245,12 @@ func (p *planning) finish() *change.Plan {
 		Effects: p.effects,
 		Units:   []change.UnitPlan{}, Steps: []change.Step{},
 	}
-	for _, name := range slices.Sorted(maps.Keys(p.verdicts)) {
-		v := p.verdicts[name]
-		plan := change.UnitPlan{
-			Unit: v.unit, Manager: v.manager, Action: v.action(),
-			Reasons: tidyReasons(v.reasons), Propagated: v.propagated,
-		}
-		if v.deferred && v.manager == "" {
-			plan.Needs = max(v.want, v.needs())
-		}
-		if u := p.running[name]; u != nil && u.state != nil {
-			plan.LastStartUSec = u.state.LastStartUSec
-		}
-		out.Units = append(out.Units, plan)
-	}
+	out.Units = append(out.Units, p.unitPlans()...)
+	p.eachUser(func(u *planning) {
+		u.finishUser()
+		out.Units = append(out.Units, u.unitPlans()...)
+		out.Effects = append(out.Effects, u.effects...)
+	})
 	p.count(out)
 	p.collectChecks()
 	out.Checks = p.checks
@@ -260,6 +261,26 @@ func (p *planning) finish() *change.Plan {
 	out.Warnings = slices.Sorted(maps.Keys(p.warnings))
 	if out.Warnings == nil {
 		out.Warnings = []string{}
+	}
+	return out
+}
+
+// unitPlans are the verdicts as the plan has them.
+func (p *planning) unitPlans() []change.UnitPlan {
+	var out []change.UnitPlan
+	for _, name := range slices.Sorted(maps.Keys(p.verdicts)) {
+		v := p.verdicts[name]
+		plan := change.UnitPlan{
+			Unit: v.unit, Manager: v.manager, Action: v.action(),
+			Reasons: tidyReasons(v.reasons), Propagated: v.propagated,
+		}
+		if v.deferred {
+			plan.Needs = max(v.want, v.needs())
+		}
+		if u := p.running[name]; u != nil && u.state != nil {
+			plan.LastStartUSec = u.state.LastStartUSec
+		}
+		out = append(out, plan)
 	}
 	return out
 }

@@ -17,12 +17,26 @@ import (
 // where none does. A path of "" is that of a reason which names a unit.
 func (p *planning) rule(names []string, file string) *change.Rule {
 	rules := p.in.Policy.Rules
+	names = p.namesOf(names...)
 	for i := range slices.Backward(rules) {
-		if p.applies(&rules[i], names, file) {
+		if p.applies(&rules[i], names, file) || p.appliesToAll(&rules[i], file) {
 			return &rules[i]
 		}
 	}
 	return nil
+}
+
+// appliesToAll tells whether a rule keeps a user's manager from being
+// interrupted: it does so for all of its units as well.
+func (p *planning) appliesToAll(r *change.Rule, file string) bool {
+	if p.manager == "" || len(r.Units) == 0 {
+		return false
+	}
+	switch r.Action {
+	case change.RuleDefer, change.RuleNever, change.RuleIgnore, "":
+		return p.applies(r, []string{p.manager}, file)
+	}
+	return false
 }
 
 func (p *planning) applies(r *change.Rule, names []string, file string) bool {
@@ -42,6 +56,17 @@ func matchesAny(pattern string, names []string) bool {
 		ok, err := path.Match(pattern, n)
 		return err == nil && ok
 	})
+}
+
+// namesOf adds to a unit's names those that tell it from another manager's:
+// MANAGER/UNIT for a unit of a user.
+func (p *planning) namesOf(names ...string) []string {
+	if p.manager != "" {
+		for _, n := range slices.Clone(names) {
+			names = append(names, change.UnitKey(p.manager, n))
+		}
+	}
+	return names
 }
 
 // names are all that a unit is known by.
@@ -151,7 +176,8 @@ func (p *planning) protected(u *unit) string {
 	rules := p.in.Policy.Rules
 	for i := range slices.Backward(rules) {
 		r := &rules[i]
-		if len(r.Units) == 0 || len(r.Paths) > 0 || len(r.Packages) > 0 || !p.applies(r, u.names(), "") {
+		if len(r.Units) == 0 || len(r.Paths) > 0 || len(r.Packages) > 0 ||
+			!p.applies(r, p.namesOf(u.names()...), "") && !p.appliesToAll(r, "") {
 			continue
 		}
 		switch action, why := p.ruling(r); action {

@@ -21,7 +21,7 @@ var (
 
 // starts tells whether the verdict's job starts the unit, or starts it anew.
 func (v *verdict) starts() bool {
-	return !v.deferred && !v.stop && v.manager == "" && (v.start || v.stopStart || v.rung >= change.ActionRestart)
+	return !v.deferred && !v.stop && (v.start || v.stopStart || v.rung >= change.ActionRestart)
 }
 
 // pulled lists what a start of the unit brings up with it: hard and soft.

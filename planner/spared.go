@@ -16,6 +16,10 @@ func (p *planning) spare(unit string, r change.Reason, why string) {
 
 // spareHit does so for a process of a unit.
 func (p *planning) spareHit(h change.Hit, why string) {
+	if h.UserUnit != "" && isUserManager(h.Unit) {
+		p.user(h.Unit).spareHit(ofUser(h), why)
+		return
+	}
 	if h.Unit != "" {
 		p.spare(h.Unit, change.Reason{Kind: h.Kind, Path: h.Path, PID: h.PID, Comm: h.Comm, Detail: h.Detail}, why)
 	}
@@ -42,8 +46,9 @@ func (p *planning) left() []change.UnitPlan {
 	var out []change.UnitPlan
 	for _, name := range slices.Sorted(maps.Keys(p.spared)) {
 		if p.verdicts[name] == nil {
-			out = append(out, change.UnitPlan{Unit: name, Reasons: tidyReasons(p.spared[name])})
+			out = append(out, change.UnitPlan{Unit: name, Manager: p.manager, Reasons: tidyReasons(p.spared[name])})
 		}
 	}
+	p.eachUser(func(u *planning) { out = append(out, u.left()...) })
 	return out
 }

@@ -17,25 +17,26 @@ import (
 // is still there; all jobs of one kind stand together, for systemd orders them.
 func (p *planning) steps() []change.Step {
 	list := []change.Step{}
-	add := func(do, target, undo string) {
-		list = append(list, change.Step{Seq: len(list) + 1, Do: do, Target: target, Undo: undo})
+	put := func(s change.Step) {
+		s.Seq = len(list) + 1
+		list = append(list, s)
 	}
+	add := func(do, target, undo string) { put(change.Step{Do: do, Target: target, Undo: undo}) }
 	for _, c := range p.checks {
 		add("check", strings.Join(c.Argv, " "), "")
 	}
 	if p.in.Policy.Snapshot && len(p.changed.sorted) > 0 {
 		add("snapshot", "/", "remove")
 	}
-	names := slices.Sorted(maps.Keys(p.verdicts))
-	slices.SortStableFunc(names, func(a, b string) int {
-		// What liveupd itself and its caller run in comes last.
-		return p.own(a) - p.own(b)
-	})
-	for _, name := range names {
-		if v := p.verdicts[name]; !v.deferred && !v.propagated && (v.stop || v.stopStart) {
-			add("stop", name, "start")
-		}
+	names := p.ordered()
+	for _, s := range p.stops() {
+		put(s)
 	}
+	p.eachUser(func(u *planning) {
+		for _, s := range u.stops() {
+			put(s)
+		}
+	})
 	if n := len(p.changed.sorted); n > 0 {
 		add("commit", paths(n), "revert")
 	}
@@ -50,20 +51,10 @@ func (p *planning) steps() []change.Step {
 	case change.ActionDaemonReload:
 		add("daemon-reload", "systemd", "daemon-reload")
 	}
-	for _, do := range []change.Action{change.ActionReload, change.ActionRestart, change.ActionStart} {
-		for _, name := range names {
-			switch v := p.verdicts[name]; {
-			case v.manager != "" || v.deferred:
-			case v.stopStart && !v.stop:
-				if do == change.ActionStart {
-					add("start", name, "stop")
-				}
-			case v.propagated || v.action() != do:
-			case do == change.ActionStart:
-				add("start", name, "stop")
-			default:
-				add(do.String(), name, do.String())
-			}
+	jobs := p.jobs()
+	for _, s := range jobs {
+		if !isUserManager(s.Target) {
+			put(s)
 		}
 	}
 	for _, name := range names {
@@ -76,12 +67,69 @@ func (p *planning) steps() []change.Step {
 			add(e.Do, e.Target, e.Undo)
 		}
 	}
+	// The managers of users come last: none of them can keep the update from
+	// being carried out.
+	for _, s := range jobs {
+		if isUserManager(s.Target) {
+			put(s)
+		}
+	}
+	p.eachUser(func(u *planning) {
+		for _, s := range u.userSteps() {
+			put(s)
+		}
+	})
 	if len(list) > 0 {
 		add("verify", "/", "")
 	}
 	// A reboot of any kind is no step of this run: apply and reboot are two
 	// steps that can be called apart, and host_action tells what is pending.
 	return list
+}
+
+// ordered are the verdicts' units: what liveupd itself and its caller run in
+// comes last.
+func (p *planning) ordered() []string {
+	names := slices.Sorted(maps.Keys(p.verdicts))
+	slices.SortStableFunc(names, func(a, b string) int { return p.own(a) - p.own(b) })
+	return names
+}
+
+// stops are the stops before the commit.
+func (p *planning) stops() []change.Step {
+	var out []change.Step
+	for _, name := range p.ordered() {
+		if v := p.verdicts[name]; !v.deferred && !v.propagated && (v.stop || v.stopStart) {
+			out = append(out, change.Step{Do: "stop", Target: name, Undo: "start", Manager: p.manager})
+		}
+	}
+	return out
+}
+
+// jobs are the units' jobs after it, reloads first.
+func (p *planning) jobs() []change.Step {
+	var out []change.Step
+	add := func(do, target, undo string) {
+		out = append(out, change.Step{Do: do, Target: target, Undo: undo, Manager: p.manager})
+	}
+	names := p.ordered()
+	for _, do := range []change.Action{change.ActionReload, change.ActionRestart, change.ActionStart} {
+		for _, name := range names {
+			switch v := p.verdicts[name]; {
+			case v.deferred:
+			case v.stopStart && !v.stop:
+				if do == change.ActionStart {
+					add("start", name, "stop")
+				}
+			case v.propagated || v.action() != do:
+			case do == change.ActionStart:
+				add("start", name, "stop")
+			default:
+				add(do.String(), name, do.String())
+			}
+		}
+	}
+	return out
 }
 
 // own tells whether a unit is liveupd's, or what the caller runs in.
@@ -194,9 +242,17 @@ func (p *planning) id(out *change.Plan) string {
 	}
 	for _, u := range out.Units {
 		if u.Action != change.ActionDefer {
-			put([]any{u.Unit, u.Action, u.Propagated})
+			put([]any{change.UnitKey(u.Manager, u.Unit), u.Action, u.Propagated})
 		}
 	}
-	put([]any{out.HostAction, out.Steps})
+	var steps []change.Step
+	for _, s := range out.Steps {
+		if s.Manager != "" && s.Do == change.ActionDaemonReload.String() {
+			continue // it interrupts nothing, and comes and goes with who is logged in
+		}
+		s.Seq = len(steps) + 1
+		steps = append(steps, s)
+	}
+	put([]any{out.HostAction, steps})
 	return hex.EncodeToString(h.Sum(nil))[:16]
 }

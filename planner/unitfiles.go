@@ -196,7 +196,7 @@ func (p *planning) daemonReload() {
 		if !merged {
 			short = ""
 		}
-		if !files[e.Path] && !files[short] && !underUnitDir(e.Path) && !slices.Contains(unitTables, e.Path) {
+		if !files[e.Path] && !files[short] && !p.definesUnits(e.Path) {
 			continue
 		}
 		if len(notes[e.Path])+len(notes[short]) == 0 && p.shadowed(e.Path) {

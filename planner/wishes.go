@@ -125,7 +125,7 @@ func no(s string) bool {
 // the plan interrupts or starts does what it is for.
 func (p *planning) healthOf(name string) []string {
 	v := p.verdicts[name]
-	if v.deferred || v.stop || v.manager != "" || v.action() == change.ActionNone {
+	if v.deferred || v.stop || p.manager != "" || v.action() == change.ActionNone {
 		return nil
 	}
 	def := lookup(p.in.New, name)

@@ -17,7 +17,12 @@ type along struct {
 
 // lookAlong reads the states of those units before the first job.
 func (r *run) lookAlong(ctx context.Context) (*along, error) {
-	a := &along{names: slices.Sorted(maps.Keys(r.o.Along))}
+	a := &along{}
+	for _, key := range slices.Sorted(maps.Keys(r.o.Along)) {
+		if manager, _ := change.SplitUnitKey(key); manager == "" {
+			a.names = append(a.names, key)
+		}
+	}
 	if len(a.names) == 0 {
 		return a, nil
 	}
@@ -41,9 +46,9 @@ func (r *run) noteAlong(ctx context.Context, a *along) {
 		var s change.Step
 		switch {
 		case was && !is && r.o.Along[name] == change.ActionStop:
-			s = change.Step{Do: "stop", Target: name, Undo: "start"}
+			s = change.Step{Do: "stop", Target: name, Undo: "start", Manager: r.manager}
 		case !was && is && r.o.Along[name] == change.ActionStart:
-			s = change.Step{Do: "start", Target: name, Undo: "stop"}
+			s = change.Step{Do: "start", Target: name, Undo: "stop", Manager: r.manager}
 		default:
 			continue
 		}

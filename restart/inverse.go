@@ -14,16 +14,22 @@ import (
 // together make it run from any state.
 func Inverse(results []change.StepResult) []change.Step {
 	var out []change.Step
+	manager := ""
 	add := func(do, target, undo string) {
-		out = append(out, change.Step{Seq: len(out) + 1, Do: do, Target: target, Undo: undo})
+		out = append(out, change.Step{Seq: len(out) + 1, Do: do, Target: target, Undo: undo, Manager: manager})
 	}
 	for _, r := range slices.Backward(results) {
 		s, bad := r.Step, r.Result == failed
+		manager = s.Manager
 		if r.Result != done && !bad {
 			continue
 		}
 		switch s.Do {
 		case "reload":
+			if ofUsers(s) && s.Manager == "" {
+				add("reload", s.Target, "reload") // its user may have logged out: nobody starts it then
+				break
+			}
 			if !bad {
 				add("reload", s.Target, "reload")
 				add("start", s.Target, "stop")

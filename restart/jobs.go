@@ -222,7 +222,7 @@ func (r *run) stopsFailed(ends []systemd.JobEnd, active []*target, revive map[st
 	}
 	for _, unit := range slices.Sorted(maps.Keys(revive)) {
 		res := change.StepResult{
-			Step:   change.Step{Do: "restart", Target: unit, Undo: "restart"},
+			Step:   change.Step{Do: "restart", Target: unit, Undo: "restart", Manager: r.manager},
 			Result: failed, Detail: "it was stopped for a socket that could not be: " + why,
 		}
 		r.record(&res)
@@ -360,7 +360,7 @@ func (r *run) watch(ctx context.Context, active []*target, around map[string]*ch
 	for _, name := range slices.Sorted(maps.Keys(around)) {
 		if v := verdicts[name]; v.result == failed {
 			res := change.StepResult{
-				Step:   change.Step{Do: "restart", Target: name, Undo: "restart"},
+				Step:   change.Step{Do: "restart", Target: name, Undo: "restart", Manager: r.manager},
 				Result: failed, Detail: v.detail + " (systemd restarted it with another unit of the plan)",
 			}
 			r.record(&res)

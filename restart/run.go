@@ -16,6 +16,9 @@
 //     itself or ended is a failed step, with its result and its journal. Where
 //     none failed, the units' own commands are asked (X-Liveupd-Health=), and at
 //     last initrds are made anew.
+//  6. The managers of users (users.go), all at once: themselves, then their units
+//     in the order of 2 to 5. Their stops come after those of 1. No failure
+//     of theirs ends the run or counts as one of it.
 //
 // What it guarantees:
 //
@@ -65,8 +68,13 @@ type Options struct {
 	// 20 seconds.
 	HealthTimeout time.Duration
 	// Along are units that systemd stops or starts in the course of the jobs, as
-	// the plan says. A stop among them is no failure.
+	// the plan says, by change.UnitKey. A stop among them is no failure.
 	Along map[string]change.Action
+	// Users reaches the managers of users; without it their steps are left out.
+	Users Users
+	// UserTimeout is how long the managers of users get, all together; 0 is
+	// one minute.
+	UserTimeout time.Duration
 	// Host carries out the steps that are no unit's; nil is the host itself.
 	Host *Host
 	// OnResult is called with each result as it is known, from Run's goroutine.
@@ -86,7 +94,9 @@ const (
 type run struct {
 	bus     Bus
 	o       Options
-	steps   []change.Step
+	manager string               // the user@ unit, where it is a user's manager's
+	all     []change.Step        // with those of users' managers
+	steps   []change.Step        // the same, those of others left blank
 	results []*change.StepResult // by step; nil while not known
 	extra   []change.StepResult  // failed results of propagated units
 	begin   time.Time            // wall clock, for the journal
@@ -113,11 +123,19 @@ func Run(ctx context.Context, bus Bus, steps []change.Step, o Options) ([]change
 	if o.JournalLines == 0 {
 		o.JournalLines = 20
 	}
+	if o.UserTimeout <= 0 {
+		o.UserTimeout = time.Minute
+	}
 	r := &run{bus: bus, o: o, begin: time.Now()}
 	for _, s := range steps {
-		if Handles(s.Do) {
-			r.steps = append(r.steps, s)
+		if !Handles(s.Do) {
+			continue
 		}
+		r.all = append(r.all, s)
+		if ofUsers(s) {
+			s = change.Step{}
+		}
+		r.steps = append(r.steps, s)
 	}
 	r.results = make([]*change.StepResult, len(r.steps))
 	work := context.WithoutCancel(ctx)
@@ -144,7 +162,7 @@ func (r *run) walk(ctx context.Context) error {
 	// Whatever is begun is finished: only the borders between phases look at
 	// the caller's context.
 	work := context.WithoutCancel(ctx)
-	for _, phase := range []func(context.Context) error{r.stop, r.host, r.reload, r.jobs, r.health, r.initrds} {
+	for _, phase := range []func(context.Context) error{r.stop, r.host, r.reload, r.jobs, r.health, r.initrds, r.users} {
 		if err := ctx.Err(); err != nil {
 			return fmt.Errorf("cannot go on with the unit steps: %w", err)
 		}
@@ -157,7 +175,7 @@ func (r *run) walk(ctx context.Context) error {
 
 // settle records what came of a step.
 func (r *run) settle(i int, result, detail string, took time.Duration) {
-	res := change.StepResult{Step: r.steps[i], Result: result, Detail: detail, USec: took.Microseconds()}
+	res := change.StepResult{Step: r.all[i], Result: result, Detail: detail, USec: took.Microseconds()}
 	r.record(&res)
 	r.results[i] = &res
 }
@@ -186,7 +204,7 @@ func (r *run) firstFailure() error {
 	var first *change.StepResult
 	count := 0
 	look := func(res *change.StepResult) {
-		if res != nil && res.Result == failed {
+		if res != nil && res.Result == failed && (r.manager != "" || !ofUsers(res.Step)) {
 			if first == nil {
 				first = res
 			}
@@ -226,7 +244,7 @@ func (r *run) each(verbs ...string) []int {
 func (r *run) stop(ctx context.Context) error {
 	steps := r.each("stop")
 	if len(steps) == 0 {
-		return nil
+		return r.userStops(ctx)
 	}
 	jobs := make([]systemd.Job, len(steps))
 	for n, i := range steps {
@@ -246,7 +264,10 @@ func (r *run) stop(ctx context.Context) error {
 			r.settle(i, done, "", end.Took)
 		}
 	}
-	return r.firstFailure()
+	if err := r.firstFailure(); err != nil {
+		return err
+	}
+	return r.userStops(ctx)
 }
 
 // reload is phase 2. A re-execution reads the unit files as well.

@@ -24,6 +24,8 @@ type LoadOptions struct {
 	Names []string
 	// Static: Uses are read of all reached services too.
 	Static bool
+	// User asks for the units of this user's manager, in place of the system's.
+	User *User
 }
 
 // Load reads the units of a tree, what a boot of it reaches, and what the
@@ -32,7 +34,14 @@ type LoadOptions struct {
 func Load(ctx context.Context, v View, o LoadOptions) (*change.Tree, error) {
 	t := asTree(v)
 	warn := &warnings{}
-	set := readLoadPath(t, o.Run, warn)
+	dirs := loadPath
+	if o.User != nil {
+		// What a user may have made is read as that user, whoever we are.
+		t = &tree{layer: &asUser{t: t, u: o.User}}
+		dirs = o.User.loadPath()
+	}
+	set := readLoadPath(t, dirs, o.Run, warn)
+	set.user = o.User
 
 	names := map[string]bool{}
 	for name := range set.ids {
@@ -48,7 +57,10 @@ func Load(ctx context.Context, v View, o LoadOptions) (*change.Tree, error) {
 	if err := parallel(ctx, slices.Sorted(maps.Keys(names)), func(name string) { set.unit(name) }); err != nil {
 		return nil, fmt.Errorf("cannot load units: %w", err)
 	}
-	out := &change.Tree{Units: map[string]*change.Unit{}, Reached: set.reached(), Presets: readPresets(t, o.Run, warn)}
+	out := &change.Tree{Units: map[string]*change.Unit{}, Reached: set.reached(), Path: set.dirs}
+	if o.User == nil {
+		out.Presets = readPresets(t, o.Run, warn)
+	}
 	for name := range out.Reached {
 		names[name] = true
 	}
@@ -73,6 +85,7 @@ func Load(ctx context.Context, v View, o LoadOptions) (*change.Tree, error) {
 		}
 	}
 	r := newReader(t, warn)
+	r.user = o.User
 	if o.Run {
 		r.levels = sys.CPULevels()
 	}

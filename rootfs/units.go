@@ -75,17 +75,18 @@ type unitSet struct {
 	subdirs map[string]bool     // the .d, .wants, .requires, .upholds folders that exist, by path
 	named   map[string]bool     // instances that an enablement symlink names
 	aliases map[string][]string // by unit, sorted
+	user    *User               // nil for the system's units
 	files   memo[string, parsed]
 	loaded  memo[string, *change.Unit]
 }
 
-func readLoadPath(t *tree, run bool, warn *warnings) *unitSet {
+func readLoadPath(t *tree, folders []string, run bool, warn *warnings) *unitSet {
 	s := &unitSet{
 		t: t, warn: warn, ids: map[string]unitID{}, subdirs: map[string]bool{},
 		named: map[string]bool{}, aliases: map[string][]string{},
 	}
 	inPath := map[string]bool{}
-	for _, dir := range loadPath {
+	for _, dir := range folders {
 		if strings.HasPrefix(dir, "/run/") && !run {
 			continue
 		}
@@ -271,6 +272,9 @@ func (s *unitSet) load(name string) *change.Unit {
 	linked := slices.Concat(s.linked(u, ".wants", "Wants"), s.linked(u, ".requires", "Requires"), s.linked(u, ".upholds", "Upholds"))
 	if !ok && len(all) == 0 && len(linked) == 0 {
 		return nil
+	}
+	if s.user != nil {
+		all = s.user.settings(all)
 	}
 	u.Settings = append(effective(all), linked...)
 	return u

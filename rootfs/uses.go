@@ -40,12 +40,17 @@ type reader struct {
 	caches memo[string, map[string][]cacheEntry]
 	musl   memo[string, []string]
 
+	user *User // whose manager runs the services; nil for the system's
+
 	perls       memo[string, *perlInstall]
 	perlSources memo[string, perlSource]
 }
 
 func newReader(t *tree, warn *warnings) *reader {
 	r := &reader{t: t, warn: warn}
+	if as, ok := t.layer.(*asUser); ok {
+		t = as.t
+	}
 	r.overlay, _ = t.layer.(*overlay)
 	return r
 }
@@ -56,7 +61,7 @@ func (r *reader) rooted(dir string) *reader {
 		return r
 	}
 	return r.roots.get(dir, func() *reader {
-		return &reader{t: &tree{layer: below{r.t, dir}}, prefix: r.prefix + dir, warn: r.warn, overlay: r.overlay, levels: r.levels}
+		return &reader{t: &tree{layer: below{r.t, dir}}, prefix: r.prefix + dir, warn: r.warn, overlay: r.overlay, levels: r.levels, user: r.user}
 	})
 }
 
@@ -309,6 +314,9 @@ func (c *collector) enterRoot() bool {
 
 // homeOf reads a user's home folder from the root's own user database.
 func (c *collector) homeOf(user string) string {
+	if c.in.user != nil {
+		return c.in.user.Home // its services run as nobody else
+	}
 	user = c.expand(user)
 	b, err := c.in.t.ReadFile("/etc/passwd")
 	if err == nil && user != "" {
@@ -378,6 +386,9 @@ func (c *collector) program(name string, args []string, kind, via string) {
 
 // unprivileged tells whether the service runs as another user than root.
 func (c *collector) unprivileged() bool {
+	if c.in.user != nil {
+		return c.in.user.UID != 0
+	}
 	user := c.expand(value(c.u, "Service", "User"))
 	return isYes(value(c.u, "Service", "DynamicUser")) || user != "" && user != "root" && user != "0"
 }

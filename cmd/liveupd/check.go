@@ -93,7 +93,7 @@ of needrestart -b.
 
 // stale tells whether a check found anything that somebody can do.
 func stale(r *change.CheckReport) bool {
-	return len(r.Units) > 0 || len(r.Waiting) > 0 || r.HostAction > change.ActionNone
+	return len(r.Units) > 0 || len(r.Waiting) > 0 || len(r.Effects) > 0 || r.HostAction > change.ActionNone
 }
 
 // quietIf drops the progress line where the output is for a program.

@@ -1,5 +1,6 @@
 // Package systemd speaks to the service manager that is PID 1: its units, its
-// jobs and its transient units, over its private socket or the system bus.
+// jobs and its transient units, over its private socket or the system bus. It
+// speaks to the managers of users as well (user.go).
 //
 // The private socket (/run/systemd/private, root only) comes first: it works
 // while dbus-daemon is away or is itself what restarts. What it guarantees:
@@ -49,12 +50,13 @@ func Booted() bool {
 	return err == nil && fi.IsDir()
 }
 
-// Conn is a connection to PID 1, safe for concurrent use. It outlives a
-// re-execution of PID 1 that Reexec ordered.
+// Conn is a connection to PID 1, or to a user's manager, safe for concurrent
+// use. It outlives a re-execution that Reexec ordered.
 type Conn struct {
 	mu      sync.Mutex
 	link    *link
 	version int
+	user    *UserManager // whose manager it is; nil for PID 1
 }
 
 // link is one pair of sockets, good until PID 1 re-executes.
@@ -63,6 +65,7 @@ type link struct {
 	calls   *dbus.Conn // passes file descriptors
 	jobs    *dbus.Conn // written in batches, receives the signals
 	cork    *cork
+	plain   *cork // below calls, where it passes no descriptors
 	private bool
 }
 
@@ -83,11 +86,15 @@ func Connect(ctx context.Context) (*Conn, error) {
 }
 
 func (c *Conn) connect(ctx context.Context) error {
-	l, err := dialLink(ctx)
+	dial := dialLink
+	if c.user != nil {
+		dial = c.user.dialLink
+	}
+	l, err := dial(ctx)
 	if err != nil {
 		return err
 	}
-	text, err := l.manager("Version")
+	text, err := l.manager(ctx, "Version")
 	if err != nil {
 		l.close()
 		return fmt.Errorf("cannot read systemd's version: %w", err)
@@ -97,6 +104,7 @@ func (c *Conn) connect(ctx context.Context) error {
 	if c.link != nil {
 		c.link.close()
 	}
+	l.patient()
 	c.link, c.version = l, parseVersion(text)
 	return nil
 }
@@ -104,34 +112,61 @@ func (c *Conn) connect(ctx context.Context) error {
 func dialLink(ctx context.Context) (*link, error) {
 	var private error
 	if os.Geteuid() == 0 {
-		l, err := open(ctx, privateSocket, true)
+		l, err := open(ctx, endpoint{name: privateSocket, private: true})
 		if err == nil {
 			return l, nil
 		}
 		private = err
 	}
-	l, err := open(ctx, systemSocket, false)
+	l, err := open(ctx, endpoint{name: systemSocket})
 	if err != nil {
 		return nil, fmt.Errorf("cannot connect to systemd: %w", errors.Join(private, err))
 	}
 	return l, nil
 }
 
+// endpoint is a socket that a manager listens at.
+type endpoint struct {
+	name    string
+	private bool
+	// dial opens it where more is to be looked at than its path; nil for that.
+	dial func(context.Context) (net.Conn, error)
+}
+
+func (e *endpoint) cork(ctx context.Context) (*cork, error) {
+	if e.dial == nil {
+		return dialCork(ctx, e.name)
+	}
+	conn, err := e.dial(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return newCork(conn), nil
+}
+
 // open dials both connections. go-systemd asks for two of its own accord: the
 // first for calls, the second for signals.
-func open(ctx context.Context, socket string, private bool) (*link, error) {
+func open(ctx context.Context, at endpoint) (*link, error) {
+	socket, private := at.name, at.private
 	l := &link{private: private}
 	n := 0
 	sd, err := sdbus.NewConnection(func() (*dbus.Conn, error) {
 		n++
 		var conn *dbus.Conn
 		var err error
-		if n == 1 {
+		switch {
+		case n == 1 && at.dial == nil:
 			// No context: godbus would close the connection at its end.
 			conn, err = dbus.Dial("unix:path=" + socket)
 			l.calls = conn
-		} else {
-			if l.cork, err = dialCork(ctx, socket); err != nil {
+		case n == 1:
+			if l.plain, err = at.cork(ctx); err != nil {
+				return nil, err
+			}
+			conn, err = dbus.NewConn(l.plain)
+			l.calls = conn
+		default:
+			if l.cork, err = at.cork(ctx); err != nil {
 				return nil, err
 			}
 			conn, err = dbus.NewConn(l.cork)
@@ -154,6 +189,11 @@ func open(ctx context.Context, socket string, private bool) (*link, error) {
 		return conn, nil
 	})
 	if err != nil {
+		for _, k := range []*cork{l.plain, l.cork} {
+			if k != nil {
+				k.Close()
+			}
+		}
 		return nil, fmt.Errorf("cannot connect to %s: %w", socket, err)
 	}
 	l.sd = sd
@@ -183,10 +223,20 @@ func (l *link) close() {
 	}
 }
 
+// patient takes away the time limit that held while the connection was made.
+func (l *link) patient() {
+	for _, k := range []*cork{l.plain, l.cork} {
+		if k != nil {
+			_ = k.SetDeadline(time.Time{}) // a socket that is closed says so at its next use
+		}
+	}
+}
+
 // manager reads one property of the manager as text.
-func (l *link) manager(name string) (string, error) {
-	v, err := l.calls.Object(service, managerPath).GetProperty(managerIface + "." + name)
-	if err != nil {
+func (l *link) manager(ctx context.Context, name string) (string, error) {
+	var v dbus.Variant
+	call := l.calls.Object(service, managerPath).CallWithContext(ctx, propsIface+".Get", 0, managerIface, name)
+	if err := call.Store(&v); err != nil {
 		return "", err
 	}
 	s, ok := v.Value().(string)
@@ -253,6 +303,11 @@ func (c *Conn) Reexec(ctx context.Context) error {
 	case <-ctx.Done():
 		return fmt.Errorf("cannot re-execute systemd: %w", ctx.Err())
 	}
+	return c.reconnect(ctx)
+}
+
+// reconnect tries until the manager answers, after it has executed itself anew.
+func (c *Conn) reconnect(ctx context.Context) error {
 	var last error
 	for wait := 5 * time.Millisecond; ; wait = min(2*wait, 200*time.Millisecond) {
 		select {
@@ -311,8 +366,10 @@ func dialCork(ctx context.Context, socket string) (*cork, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &cork{Conn: conn, in: bufio.NewReaderSize(conn, 64<<10)}, nil
+	return newCork(conn), nil
 }
+
+func newCork(conn net.Conn) *cork { return &cork{Conn: conn, in: bufio.NewReaderSize(conn, 64<<10)} }
 
 func (k *cork) Read(b []byte) (int, error) { return k.in.Read(b) }
 

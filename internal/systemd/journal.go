@@ -29,7 +29,11 @@ func (c *Conn) Journal(ctx context.Context, unit, since string, lines int) strin
 		// The unit's own lines and what PID 1 says about that invocation.
 		args = append(args, "_SYSTEMD_INVOCATION_ID="+since, "+", "INVOCATION_ID="+since)
 	} else {
-		args = append(args, "--unit="+unit)
+		if c.user != nil {
+			args = append(args, "_SYSTEMD_USER_UNIT="+unit, "_UID="+strconv.FormatUint(uint64(c.user.UID), 10))
+		} else {
+			args = append(args, "--unit="+unit)
+		}
 		if usec, err := strconv.ParseInt(since, 10, 64); err == nil {
 			args = append(args, "--since=@"+strconv.FormatInt(usec/1e6, 10)+"."+pad6(usec%1e6))
 		}

@@ -87,7 +87,7 @@ func Nagios(r *change.CheckReport) (line string, status int) {
 		return fmt.Sprintf("%d (%s)", len(list), strings.Join(out, ", "))
 	}
 	kernel := map[string]int{"rebuilt": 1, "newer": 2}
-	if len(t.units)+len(t.containers)+len(t.sessions)+len(r.Waiting) > 0 || r.HostAction > change.ActionNone {
+	if len(t.units)+len(t.containers)+len(t.sessions)+len(r.Waiting)+len(r.Effects) > 0 || r.HostAction > change.ActionNone {
 		status = NagiosWarning
 	}
 	if r.HostAction >= change.ActionSoftReboot || kernel[t.kernel] > 0 || kernel[t.microcode] > 0 {

@@ -154,6 +154,9 @@ func unitName(manager, unit string) string {
 	return clean(unit + " of " + manager)
 }
 
+// keyName names a unit by its change.UnitKey.
+func keyName(key string) string { return unitName(change.SplitUnitKey(key)) }
+
 func actionColor(a change.Action) string {
 	switch a {
 	case change.ActionRestart, change.ActionStop:
@@ -349,6 +352,6 @@ func (t *text) planSteps(p *change.Plan) {
 		if st.Undo != "" {
 			undo = t.paint(dim, " (taken back by: "+clean(st.Undo)+")")
 		}
-		t.printf("  %3d  %s %s%s\n", st.Seq, st.Do, clean(st.Target), undo)
+		t.printf("  %3d  %s %s%s\n", st.Seq, st.Do, unitName(st.Manager, st.Target), undo)
 	}
 }

@@ -74,10 +74,10 @@ func (t *text) Check(r *change.CheckReport) {
 	if len(r.Waiting) > 0 {
 		t.printf("%s\n", t.paint(bold, "Put off by an earlier update"))
 		for _, name := range r.Waiting {
-			t.printf("  %s\n", clean(name))
+			t.printf("  %s\n", keyName(name))
 		}
 	}
-	if len(r.Units) == 0 && r.HostAction == change.ActionNone && len(r.Sessions) == 0 {
+	if len(r.Units) == 0 && len(r.Effects) == 0 && r.HostAction == change.ActionNone && len(r.Sessions) == 0 {
 		t.printf("%s\n", t.paint(green, fmt.Sprintf("Nothing stale: %s looked at.", plural(r.Examined, "process"))))
 		return
 	}
@@ -91,6 +91,10 @@ func (t *text) Check(r *change.CheckReport) {
 	if r.HostAction != change.ActionNone {
 		t.printf("%s %s\n", t.paint(bold, "Host:"), r.HostAction)
 		t.reasons(r.HostReasons)
+	}
+	for _, e := range r.Effects {
+		t.printf("%s %s\n", t.paint(bold, clean(e.Target)+":"), e.Do)
+		t.reasons(e.Reasons)
 	}
 	if len(r.Sessions) > 0 {
 		t.printf("%s\n", t.paint(bold, "Processes of sessions, which end with them"))
@@ -129,7 +133,7 @@ func (t *text) explain(x change.Explanation) {
 	if x.Action != change.ActionNone {
 		verdict = t.paint(actionColor(x.Action), x.Action.String())
 	}
-	t.printf("%s  %s, %s\n", verdict, t.paint(bold, clean(x.Unit)), clean(x.State))
+	t.printf("%s  %s, %s\n", verdict, t.paint(bold, unitName(x.Manager, x.Unit)), clean(x.State))
 	t.reasons(x.Reasons)
 	switch {
 	case x.Processes > 0:
@@ -295,7 +299,7 @@ func (t *text) Status(list []change.Generation) {
 				continue
 			}
 			told[u] = true
-			t.printf("%s %s still runs what was there before %s\n", t.paint(yellow, "deferred:"), clean(u), clean(g.ID))
+			t.printf("%s %s still runs what was there before %s\n", t.paint(yellow, "deferred:"), keyName(u), clean(g.ID))
 		}
 	}
 }

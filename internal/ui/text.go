@@ -112,7 +112,7 @@ func (t *text) Step(r change.StepResult) {
 	if r.USec > 0 {
 		took = " " + t.paint(dim, duration(uint64(r.USec)))
 	}
-	fmt.Fprintf(t.diag, "  %s  %s %s%s\n", t.paint(color, fmt.Sprintf("%-7s", mark)), r.Step.Do, clean(r.Step.Target), took)
+	fmt.Fprintf(t.diag, "  %s  %s %s%s\n", t.paint(color, fmt.Sprintf("%-7s", mark)), r.Step.Do, unitName(r.Step.Manager, r.Step.Target), took)
 	if r.Result == "failed" || t.o.Verbose {
 		if r.Detail != "" {
 			fmt.Fprintf(t.diag, "           %s\n", cleanLines(r.Detail, "           "))
