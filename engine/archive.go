@@ -14,6 +14,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"syscall"
 
 	"github.com/liveupd/liveupd/change"
 	"github.com/liveupd/liveupd/internal/catalog"
@@ -115,7 +116,7 @@ func (s *session) openArchive(ctx context.Context, kind, where string, ev Events
 			return nil, err
 		}
 	}
-	in, err := os.Open(file)
+	in, err := sys.OpenFile(file)
 	if err != nil {
 		return nil, fmt.Errorf("cannot open the archive: %w", err)
 	}
@@ -149,25 +150,18 @@ func (s *session) openArchive(ctx context.Context, kind, where string, ev Events
 	return out, nil
 }
 
-// archiveKey identifies a file's content without reading it.
+// archiveKey identifies a file's content without reading it: of the file that is open, for
+// its name may be a symlink, or another file's by now.
 func archiveKey(f *os.File) (string, error) {
 	st, err := f.Stat()
 	if err != nil {
 		return "", fmt.Errorf("cannot open the archive: %w", err)
 	}
-	if !st.Mode().IsRegular() {
-		return "", fmt.Errorf("cannot open the archive %s: it is no file", f.Name())
+	n, ok := st.Sys().(*syscall.Stat_t)
+	if !ok {
+		return "", fmt.Errorf("cannot open the archive %s: no inode is told of it", f.Name())
 	}
-	dir, err := sys.OpenRoot(filepath.Dir(f.Name()))
-	if err != nil {
-		return "", fmt.Errorf("cannot open the archive: %w", err)
-	}
-	defer dir.Close()
-	n, err := sys.Lstat(dir, filepath.Base(f.Name()))
-	if err != nil {
-		return "", fmt.Errorf("cannot open the archive: %w", err)
-	}
-	sum := sha256.Sum256(fmt.Appendf(nil, "%d %d %d %d %d", n.Dev, n.Ino, n.Size, n.MtimeNS, n.CtimeNS))
+	sum := sha256.Sum256(fmt.Appendf(nil, "%d %d %d %d %d", n.Dev, n.Ino, n.Size, n.Mtim.Nano(), n.Ctim.Nano()))
 	return hex.EncodeToString(sum[:8]), nil
 }
 

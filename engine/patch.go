@@ -83,11 +83,36 @@ func (s *session) inVolume(name string) (*sys.FD, string) {
 // openPatch checks that the root is the one that a patch was made for; what it
 // gives to read is the archive of what changes.
 func (s *session) openPatch(ctx context.Context, in io.Reader, name string) (*patch.Patch, error) {
-	p, err := patch.Open(ctx, in, s.oldFile)
+	p, err := patch.Open(ctx, in, s.oldFile, s.keptFiles())
 	if err != nil {
 		return nil, fmt.Errorf("cannot apply the patch %s: %w", name, err)
 	}
 	return p, nil
+}
+
+// keptFiles opens files of kept generations by their digest: with them a patch that
+// has been applied can be read again, and compared with what is there.
+func (s *session) keptFiles() patch.Kept {
+	var m *mender
+	return func(d change.Digest) (patch.File, error) {
+		if m == nil {
+			list, err := s.store.List()
+			if err != nil {
+				return nil, err
+			}
+			looked := &mender{s: s}
+			if err := looked.keep(list); err != nil {
+				return nil, err
+			}
+			m = looked
+		}
+		for _, p := range m.kept[d] {
+			if f, err := s.oldFile(p); err == nil {
+				return f, nil
+			}
+		}
+		return nil, fs.ErrNotExist
+	}
 }
 
 // settleGone decides which of the paths that a patch removes go. A file that the
@@ -225,6 +250,7 @@ func (s *session) stays(g patch.Gone, n *change.Node, goes map[string]bool) (str
 type DiffRequest struct {
 	Old, New string // a folder, tree:DIR, an archive, or tar:FILE
 	Out      string
+	Force    bool // replace Out where it is there
 	Level    int
 	Zstd     string // as patch.Options has it
 }
@@ -234,8 +260,11 @@ func Diff(ctx context.Context, req DiffRequest, ev Events) (_ *change.DiffReport
 	if req.Out == "" {
 		return nil, usage("no file is given for the patch: give one with -o FILE")
 	}
-	if st, err := os.Stat(req.Out); err == nil && !st.Mode().IsRegular() {
-		return nil, usage("cannot write the patch to %s: it is no regular file", req.Out)
+	if req.Level < 0 || req.Level > maxLevel {
+		return nil, usage("the level %d is not known: zstd has the levels 1 to %d", req.Level, maxLevel)
+	}
+	if err := free(req); err != nil {
+		return nil, err
 	}
 	tmp, err := os.MkdirTemp(filepath.Dir(req.Out), ".liveupd-diff-")
 	if err != nil {
@@ -257,7 +286,8 @@ func Diff(ctx context.Context, req DiffRequest, ev Events) (_ *change.DiffReport
 		}
 		whole = whole && one
 	}
-	out, err := os.CreateTemp(tmp, "patch")
+	// It holds files of /etc whole, also such as only root may read: the umask says who may read it.
+	out, err := os.OpenFile(filepath.Join(tmp, "patch"), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o666)
 	if err != nil {
 		return nil, fmt.Errorf("cannot write %s: %w", req.Out, err)
 	}
@@ -277,7 +307,33 @@ func Diff(ctx context.Context, req DiffRequest, ev Events) (_ *change.DiffReport
 		return report, nil
 	}
 	report.Result, report.Out = "done", req.Out
-	return report, errors.Join(out.Chmod(0o644), out.Sync(), os.Rename(out.Name(), req.Out))
+	return report, errors.Join(out.Sync(), os.Rename(out.Name(), req.Out))
+}
+
+// maxLevel is the zstd program's.
+const maxLevel = 22
+
+// free refuses a name for the patch that is in use: by another patch, which may be signed
+// and published, unless it is to be replaced, and by what is compared in any case.
+func free(req DiffRequest) error {
+	st, err := os.Stat(req.Out)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	case err != nil:
+		return fmt.Errorf("cannot write the patch: %w", err)
+	case !st.Mode().IsRegular():
+		return usage("cannot write the patch to %s: it is no regular file", req.Out)
+	}
+	for _, spec := range []string{req.Old, req.New} {
+		if side, err := os.Stat(strings.TrimPrefix(spec, "tar:")); err == nil && os.SameFile(st, side) {
+			return usage("cannot write the patch to %s: it is what is compared", req.Out)
+		}
+	}
+	if !req.Force {
+		return change.WithHint(fmt.Errorf("cannot write the patch: %s is there already", req.Out), "name another file, or replace it with --force")
+	}
+	return nil
 }
 
 // openSide opens a tree to compare; an archive is unpacked into a folder at.
@@ -295,7 +351,7 @@ func openSide(ctx context.Context, spec, at string, ev Events) (*sys.FD, error) 
 	case st.IsDir() || kind == "tree":
 		return nil, usage("cannot compare %s: it is %s", spec, map[bool]string{true: "a folder and no archive", false: "no folder"}[st.IsDir()])
 	}
-	in, err := os.Open(where)
+	in, err := sys.OpenFile(where)
 	if err != nil {
 		return nil, fmt.Errorf("cannot open %s: %w", spec, err)
 	}

@@ -240,16 +240,9 @@ func (c *ctxReader) Read(b []byte) (int, error) {
 	return c.r.Read(b)
 }
 
-// readSignature reads a small regular file: a FIFO would block the open.
+// readSignature reads a small regular file.
 func readSignature(name string) ([]byte, error) {
-	st, err := os.Stat(name)
-	if err != nil {
-		return nil, err
-	}
-	if !st.Mode().IsRegular() {
-		return nil, errors.New("it is no file")
-	}
-	f, err := os.Open(name)
+	f, err := sys.OpenFile(name)
 	if err != nil {
 		return nil, err
 	}

@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/liveupd/liveupd/change"
+	"github.com/liveupd/liveupd/internal/sys"
 	"github.com/liveupd/liveupd/internal/trust"
 	"github.com/liveupd/liveupd/source/tree"
 )
@@ -140,7 +141,7 @@ func signFile(ctx context.Context, secret *trust.Secret, file string, req *SignR
 	if err != nil {
 		return usage("cannot sign %s: %v", file, err)
 	}
-	in, err := os.Open(file)
+	in, err := sys.OpenFile(file)
 	if err != nil {
 		return fmt.Errorf("cannot sign: %w", err)
 	}

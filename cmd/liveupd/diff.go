@@ -18,7 +18,8 @@ func newDiff(o *options) *cobra.Command {
 Each of them is a folder or an archive. Machines that have OLD apply it with
 liveupd apply --source patch:FILE; one whose files are others refuses it, before
 anything is written. Files below /etc and /var, of which a machine has its own, are in
-it whole.
+it whole: keep a patch as those files are kept. Upon a machine that it was applied to, and
+that still keeps the old files, it has nothing to do.
 
 The same trees give the same patch, by the same encoder: the zstd program where it is
 there, which packs better, else one that is built in. Sign it with liveupd sign.
@@ -46,6 +47,7 @@ there, which packs better, else one that is built in. Sign it with liveupd sign.
 	}
 	f := cmd.Flags()
 	f.StringVarP(&req.Out, "output", "o", "", "put the patch into `FILE`, whole or not at all")
+	f.BoolVar(&req.Force, "force", false, "replace FILE where it is there")
 	f.IntVar(&req.Level, "level", 0, "how hard to pack, a `LEVEL` of zstd from 1 to 22 (default 19)")
 	return cmd
 }

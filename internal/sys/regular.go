@@ -1,8 +1,11 @@
 package sys
 
 import (
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
+	"os"
 	"runtime"
 
 	"golang.org/x/sys/unix"
@@ -33,6 +36,28 @@ func OpenRegular(dir *FD, name string, resolve uint64) (*RegularFile, error) {
 		return nil, err
 	}
 	return &RegularFile{fd: fd, node: node}, nil
+}
+
+// OpenFile opens a regular file by any path, through symlinks, for what a person
+// named: a FIFO or a device of that name neither blocks nor is woken, but is refused.
+func OpenFile(name string) (*os.File, error) {
+	var f *os.File
+	err := patiently(func() (err error) {
+		f, err = os.OpenFile(name, os.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY, 0)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	st, err := f.Stat()
+	if err == nil && !st.Mode().IsRegular() {
+		err = &fs.PathError{Op: "open", Path: name, Err: errors.New("it is no file")}
+	}
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	return f, nil
 }
 
 // Size is the file's size in bytes when it was opened.

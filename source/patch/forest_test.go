@@ -237,7 +237,7 @@ func copyOf(t testing.TB, from string) string {
 // unpackOnto carries a patch out upon a folder, with the reader of archives that an engine uses.
 func unpackOnto(t testing.TB, patch []byte, old string) {
 	t.Helper()
-	p, err := Open(t.Context(), bytes.NewReader(patch), opener(dir(t, old)))
+	p, err := Open(t.Context(), bytes.NewReader(patch), opener(dir(t, old)), nil)
 	do(t, err)
 	made := t.TempDir()
 	do(t, os.Chmod(made, 0o700))

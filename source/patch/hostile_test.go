@@ -47,7 +47,7 @@ func squeeze(t testing.TB, b []byte) []byte {
 // read gives what a patch becomes on a root.
 func read(t testing.TB, patch []byte, root string) ([]byte, error) {
 	t.Helper()
-	p, err := Open(t.Context(), bytes.NewReader(patch), opener(dir(t, root)))
+	p, err := Open(t.Context(), bytes.NewReader(patch), opener(dir(t, root)), nil)
 	if err != nil {
 		return nil, err
 	}

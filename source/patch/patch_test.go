@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"math/rand/v2"
 	"os"
 	"os/exec"
@@ -76,7 +77,7 @@ func applied(t testing.TB, old string, patch []byte) string {
 	t.Helper()
 	copied := filepath.Join(t.TempDir(), "copy")
 	run(t, nil, "cp", "-a", old, copied)
-	p, err := Open(t.Context(), bytes.NewReader(patch), opener(dir(t, old)))
+	p, err := Open(t.Context(), bytes.NewReader(patch), opener(dir(t, old)), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -287,7 +288,7 @@ func TestOtherBase(t *testing.T) {
 		{"a FIFO", func() error { return errors.Join(os.Remove(lib), syscall.Mkfifo(lib, 0o644)) }, "lib"},
 	} {
 		do(t, c.make())
-		_, err := Open(t.Context(), bytes.NewReader(patch), opener(dir(t, old)))
+		_, err := Open(t.Context(), bytes.NewReader(patch), opener(dir(t, old)), nil)
 		if err == nil || !strings.Contains(err.Error(), c.want) || !strings.Contains(err.Error(), "/usr/lib/lib") {
 			t.Errorf("%s: %v; want an error with %q and the path", c.name, err, c.want)
 		}
@@ -305,16 +306,55 @@ func TestTwice(t *testing.T) {
 	lib := filepath.Join(old, "usr/lib/lib")
 	b, err := os.ReadFile(lib)
 	do(t, err, os.WriteFile(lib, append(b, "more"...), 0o644))
-	_, err = Open(t.Context(), bytes.NewReader(patch), opener(dir(t, old)))
+	_, err = Open(t.Context(), bytes.NewReader(patch), opener(dir(t, old)), nil)
 	if hint, ok := errors.AsType[*change.HintError](err); !ok || !strings.Contains(hint.Hint, "seems to be applied") {
 		t.Errorf("a patch upon itself: %v", err)
+	}
+}
+
+// Where the files as they were are kept, a patch upon itself gives its archive again;
+// what is kept is taken by its content, and only for what is as the patch leaves it.
+func TestTwiceWithWhatIsKept(t *testing.T) {
+	old, patch := pair(t)
+	first, err := Open(t.Context(), bytes.NewReader(patch), opener(dir(t, old)), nil)
+	do(t, err)
+	want, err := io.ReadAll(first.Tar(t.Context()))
+	do(t, err)
+	lib := filepath.Join(old, "usr/lib/lib")
+	b, err := os.ReadFile(lib)
+	before := filepath.Join(t.TempDir(), "lib")
+	do(t, err, os.WriteFile(before, b, 0o644), os.WriteFile(lib, append(b, "more"...), 0o644))
+	kept := func(content string) Kept {
+		return func(d change.Digest) (File, error) {
+			if content != "" {
+				return opener(dir(t, filepath.Dir(before)))("/" + content)
+			}
+			return nil, fs.ErrNotExist
+		}
+	}
+	p, err := Open(t.Context(), bytes.NewReader(patch), opener(dir(t, old)), kept("lib"))
+	do(t, err)
+	got, err := io.ReadAll(p.Tar(t.Context()))
+	do(t, err)
+	if !bytes.Equal(got, want) {
+		t.Error("the archive differs where its base is a kept file")
+	}
+	do(t, os.WriteFile(filepath.Join(filepath.Dir(before), "damaged"), append([]byte{b[0] ^ 1}, b[1:]...), 0o644))
+	for name, k := range map[string]Kept{"nothing kept": kept(""), "damaged": kept("damaged")} {
+		if _, err := Open(t.Context(), bytes.NewReader(patch), opener(dir(t, old)), k); !errors.Is(err, errApplied) {
+			t.Errorf("%s: %v; want that it is applied", name, err)
+		}
+	}
+	do(t, os.WriteFile(lib, []byte("the machine's own"), 0o644))
+	if _, err := Open(t.Context(), bytes.NewReader(patch), opener(dir(t, old)), kept("lib")); err == nil || errors.Is(err, errApplied) {
+		t.Errorf("a file that is neither old nor new: %v; want that it is refused", err)
 	}
 }
 
 // A base that changes between the check and the use is found by what comes out.
 func TestBaseChangesMeanwhile(t *testing.T) {
 	old, patch := pair(t)
-	p, err := Open(t.Context(), bytes.NewReader(patch), opener(dir(t, old)))
+	p, err := Open(t.Context(), bytes.NewReader(patch), opener(dir(t, old)), nil)
 	do(t, err)
 	do(t, os.WriteFile(filepath.Join(old, "usr/lib/lib"), bytes.Repeat([]byte{7}, 300_000), 0o644))
 	if _, err := io.Copy(io.Discard, p.Tar(t.Context())); !errors.Is(err, change.ErrVerification) {
@@ -328,7 +368,7 @@ func TestDamage(t *testing.T) {
 	old, patch := pair(t)
 	root := dir(t, old)
 	read := func(b []byte) error {
-		p, err := Open(context.Background(), bytes.NewReader(b), opener(root))
+		p, err := Open(context.Background(), bytes.NewReader(b), opener(root), nil)
 		if err != nil {
 			return err
 		}
@@ -368,7 +408,7 @@ func FuzzOpen(f *testing.F) {
 	f.Add(patch)
 	f.Add([]byte(magic))
 	f.Fuzz(func(_ *testing.T, b []byte) {
-		p, err := Open(context.Background(), bytes.NewReader(b), opener(root))
+		p, err := Open(context.Background(), bytes.NewReader(b), opener(root), nil)
 		if err != nil {
 			return
 		}

@@ -1,6 +1,7 @@
 package patch
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/binary"
@@ -9,6 +10,7 @@ import (
 	"hash"
 	"io"
 	"io/fs"
+	"slices"
 
 	"github.com/liveupd/liveupd/change"
 )
@@ -26,19 +28,27 @@ type File interface {
 // symlink. What is absent gives an error that matches fs.ErrNotExist.
 type Opener func(path string) (File, error)
 
+// Kept opens a file of this digest that the old tree had and the machine keeps, for
+// a rollback. Where there is none the error matches fs.ErrNotExist.
+type Kept func(d change.Digest) (File, error)
+
 // Patch is an open patch.
 type Patch struct {
 	in   io.Reader
 	sum  hash.Hash
 	head *head
 	open Opener
+	kept Kept
+	past map[int]bool // bases that are taken from what is kept
 }
 
 // Open reads the head of a patch and checks, before anything else, that each file
-// which it needs is there as it needs it. Errors that are damage, an attack, or a
-// machine that has something else match change.ErrVerification.
-func Open(ctx context.Context, in io.Reader, open Opener) (*Patch, error) {
-	p := &Patch{sum: sha256.New(), open: open}
+// which it needs is there as it needs it. Where the patch has been there already, and
+// just there, the file as it was is looked for in what is kept; kept may be nil. Errors
+// that are damage, an attack, or a machine that has something else match
+// change.ErrVerification.
+func Open(ctx context.Context, in io.Reader, open Opener, kept Kept) (*Patch, error) {
+	p := &Patch{sum: sha256.New(), open: open, kept: kept, past: map[int]bool{}}
 	p.in = io.TeeReader(in, p.sum)
 	var err error
 	if p.head, err = readHead(p.in); err != nil {
@@ -47,7 +57,11 @@ func Open(ctx context.Context, in io.Reader, open Opener) (*Patch, error) {
 	buf := make([]byte, 256<<10)
 	var first error
 	for i := range p.head.Bases {
-		err := p.checkBase(ctx, &p.head.Bases[i], buf)
+		done, err := p.checkBase(ctx, &p.head.Bases[i], buf)
+		if done && p.isKept(ctx, p.head.Bases[i].Digest, buf) {
+			p.past[i] = true
+			continue
+		}
 		switch {
 		case errors.Is(err, errApplied):
 			return nil, err // it says most, whatever else does not fit
@@ -68,46 +82,81 @@ var errApplied = fmt.Errorf("as it is here already: %w", change.ErrVerification)
 
 const otherBase = "bring the machine to the version that the patch starts from, or apply the whole update instead"
 
-func (p *Patch) checkBase(ctx context.Context, b *Base, buf []byte) error {
+// checkBase checks one file that the patch needs; done tells, of one that is not as it is
+// needed, that it is as the patch would leave it.
+func (p *Patch) checkBase(ctx context.Context, b *Base, buf []byte) (done bool, err error) {
 	refuse := func(format string, args ...any) error {
 		return change.WithHint(damaged("it needs %q as it was in the tree that it was made from, and %s", b.Path, fmt.Sprintf(format, args...)), otherBase)
 	}
 	f, err := p.open(string(b.Path))
 	if errors.Is(err, fs.ErrNotExist) {
-		return refuse("there is none")
+		return p.goes(b.Path), refuse("there is none")
 	}
 	if err != nil {
 		// A folder, a symlink, a device: it is opened as a file, and as nothing else.
-		return refuse("here it cannot be opened: %v", err)
+		return b.Becomes.IsZero() && !p.goes(b.Path), refuse("here it cannot be opened: %v", err)
 	}
 	defer f.Close()
 	if f.Size() != b.Size && b.Becomes.IsZero() {
-		return refuse("here it has %d bytes and not %d", f.Size(), b.Size)
+		return false, refuse("here it has %d bytes and not %d", f.Size(), b.Size)
 	}
+	got, err := digestOf(ctx, f, buf)
+	if err != nil {
+		return false, fmt.Errorf("cannot read %q, which it needs: %w", b.Path, err)
+	}
+	switch got {
+	case b.Digest:
+		return false, nil
+	case b.Becomes:
+		return true, change.WithHint(fmt.Errorf("it makes %q %w", b.Path, errApplied),
+			"the patch seems to be applied: see what is with liveupd history")
+	}
+	return false, refuse("here it has the digest %s and not %s", got, b.Digest)
+}
+
+// goes tells whether the patch removes a path.
+func (p *Patch) goes(name []byte) bool {
+	_, found := slices.BinarySearchFunc(p.head.Gone, name, func(g Gone, name []byte) int { return bytes.Compare(g.Path, name) })
+	return found
+}
+
+// isKept tells whether a file of this digest is kept, and whole.
+func (p *Patch) isKept(ctx context.Context, d change.Digest, buf []byte) bool {
+	if p.kept == nil {
+		return false
+	}
+	f, err := p.kept(d)
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	got, err := digestOf(ctx, f, buf)
+	return err == nil && got == d
+}
+
+func digestOf(ctx context.Context, f File, buf []byte) (d change.Digest, err error) {
 	sum := sha256.New()
-	r := io.NewSectionReader(f, 0, f.Size())
-	for {
+	for r := io.NewSectionReader(f, 0, f.Size()); ; {
 		if err := ctx.Err(); err != nil {
-			return err
+			return d, err
 		}
 		n, err := r.Read(buf)
 		sum.Write(buf[:n])
 		if errors.Is(err, io.EOF) {
-			break
+			return change.Digest(sum.Sum(nil)), nil
 		}
 		if err != nil {
-			return fmt.Errorf("cannot read %q, which it needs: %w", b.Path, err)
+			return d, err
 		}
 	}
-	switch got := change.Digest(sum.Sum(nil)); got {
-	case b.Digest:
-	case b.Becomes:
-		return change.WithHint(fmt.Errorf("it makes %q %w", b.Path, errApplied),
-			"the patch seems to be applied: see what is with liveupd history")
-	default:
-		return refuse("here it has the digest %s and not %s", got, b.Digest)
+}
+
+// base opens a file that the patch needs, where Open has found it.
+func (p *Patch) base(i int) (File, error) {
+	if p.past[i] {
+		return p.kept(p.head.Bases[i].Digest)
 	}
-	return nil
+	return p.open(string(p.head.Bases[i].Path))
 }
 
 // Encoder is what made the patch.
@@ -200,7 +249,7 @@ func (r *tarReader) loadDict(g *group) error {
 	r.dict = r.dict[:0]
 	for _, p := range g.Dict {
 		base := &r.p.head.Bases[p.Base]
-		f, err := r.p.open(string(base.Path))
+		f, err := r.p.base(p.Base)
 		if err != nil {
 			return fmt.Errorf("cannot read %q, which it needs: %w", base.Path, err)
 		}
