@@ -66,7 +66,7 @@ func (a *Action) UnmarshalText(b []byte) error {
 type Reason struct {
 	// Kind is one of mapped, exec, interpreter, module, script, config, environment,
 	// credential, bind, unit-file, unit-removed, unit-masked, unit-added,
-	// namespace, soname, propagated, triggered (units) and kernel, initrd,
+	// namespace, soname, propagated, triggered, data (units) and kernel, initrd,
 	// pid1, dbus, bootme, unit-files (host).
 	Kind   string `json:"kind"`
 	Path   string `json:"path,omitempty"`
@@ -141,7 +141,7 @@ type Check struct {
 
 // Step is one entry of the list that is walked. Do is one of check, stop,
 // commit, daemon-reload, daemon-reexec, reload, restart, start, verify,
-// soft-reboot, kexec, reboot, or what Effect lists; Undo is what takes it back, "" where nothing does.
+// soft-reboot, kexec, reboot, run, configure, or what Effect lists; Undo is what takes it back, "" where nothing does.
 type Step struct {
 	Seq    int    `json:"seq"`
 	Do     string `json:"do"`
@@ -149,6 +149,9 @@ type Step struct {
 	Undo   string `json:"undo"`
 	// Manager is the user@ unit whose manager carries it out, "" for the system's.
 	Manager string `json:"manager,omitempty"`
+	// Irreversible: nothing takes it back, and once it has begun no failure takes the
+	// update back.
+	Irreversible bool `json:"irreversible,omitempty"`
 }
 
 // PathsLimit is the number of changed paths above which a plan's JSON leaves

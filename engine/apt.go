@@ -92,6 +92,7 @@ func (s *session) planApt(ctx context.Context, ev Events) (_ *planned, err error
 		return nil, err
 	}
 	p.held = append(p.held, locks.Release)
+	p.yield = func() (func(), error) { locks.Yield(); return func() {}, nil }
 	key := s.workKey(o)
 	w, did := s.openKept(key)
 	if w == nil {
@@ -105,7 +106,7 @@ func (s *session) planApt(ctx context.Context, ev Events) (_ *planned, err error
 		}
 	})
 	if did == nil {
-		if did, err = w.runApt(ctx, o, ev); err != nil {
+		if w, did, err = s.postpone(ctx, w, o, ev); err != nil {
 			return nil, err
 		}
 	}
@@ -122,6 +123,7 @@ func (s *session) planApt(ctx context.Context, ev Events) (_ *planned, err error
 		return nil, err
 	}
 	did.tell(p.plan)
+	did.tellLive(p.plan, p.facts)
 	p.plan.Source = s.req.Source
 	p.plan.Warnings = append(p.plan.Warnings, s.warnings...)
 	s.warnings = nil
@@ -134,6 +136,9 @@ type aptWork struct {
 	packages []change.Package
 	recorded apt.Recorded
 	warnings []string
+	// live is what was only unpacked, and has its other part on the live system.
+	live      []liveData
+	postponed []string
 }
 
 // tell adds to a plan what its Delta does not say.
@@ -206,7 +211,7 @@ func (w *work) runApt(ctx context.Context, o apt.Options, ev Events) (*aptWork, 
 	if err != nil {
 		return nil, aptFailed(ctx, phase, err)
 	}
-	did := &aptWork{recorded: apt.Read(res.Kept)}
+	did := &aptWork{recorded: apt.Read(res.Kept), postponed: o.Postponed}
 	did.warnings = append(did.warnings, did.recorded.Warnings...)
 	left := newLeftovers()
 	did.delta, err = w.delta(ctx, func(p string) bool { return left.ignore(p) || apt.Ignored(p) }, ev)
@@ -296,7 +301,7 @@ func (w *work) judgeApt(did *aptWork) error {
 		}
 	}
 	judged := apt.Judge(d, func(p string) bool { return owners[p] })
-	if err := s.refuseLive(judged.Live); err != nil {
+	if err := s.refuseLive(did, judged.Live); err != nil {
 		return err
 	}
 	apt.Drop(d, func(e *change.Entry) bool { return slices.Contains(judged.Dropped, e.Path) })
@@ -305,26 +310,6 @@ func (w *work) judgeApt(did *aptWork) error {
 	}
 	if len(did.packages) == 0 && !slices.ContainsFunc(d.Entries, func(e change.Entry) bool { return !apt.Bookkeeping(e.Path) }) {
 		apt.Drop(d, func(*change.Entry) bool { return true })
-	}
-	return nil
-}
-
-// refuseLive refuses an update whose scripts changed data that a process of the host
-// has in use: they worked on a copy, and what the process writes meanwhile would be lost.
-func (s *session) refuseLive(live map[string][]string) error {
-	if !s.req.Live() || len(live) == 0 {
-		return nil
-	}
-	folders := slices.Sorted(maps.Keys(live))
-	used := sys.InUse(folders)
-	for _, folder := range folders {
-		who, ok := used[folder]
-		if !ok {
-			continue
-		}
-		return change.WithHint(fmt.Errorf("cannot take the update: a package changes %s, and %s uses %s now; %w",
-			live[folder][0], who, folder, ErrNothingCommitted),
-			"keep that package back with --hold NAME, or let apt itself upgrade it, in place")
 	}
 	return nil
 }

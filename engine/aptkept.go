@@ -33,6 +33,7 @@ type keptWork struct {
 	Packages []change.Package
 	Recorded apt.Recorded
 	Warnings []string
+	Live     []liveData
 }
 
 // workKey names what a kept work was made for.
@@ -59,7 +60,7 @@ func (w *work) keep(key string, did *aptWork) {
 		return
 	}
 	b, err := json.Marshal(keptWork{
-		Key: key, Time: time.Now().Unix(), Spec: spec, Delta: did.delta, Packages: did.packages, Recorded: did.recorded, Warnings: did.warnings,
+		Key: key, Time: time.Now().Unix(), Spec: spec, Delta: did.delta, Packages: did.packages, Recorded: did.recorded, Warnings: did.warnings, Live: did.live,
 	})
 	if err != nil {
 		return
@@ -148,7 +149,7 @@ func (w *work) readKept(key string) (*aptWork, error) {
 			return nil, err
 		}
 	}
-	return &aptWork{delta: kept.Delta, packages: kept.Packages, recorded: kept.Recorded, warnings: kept.Warnings}, nil
+	return &aptWork{delta: kept.Delta, packages: kept.Packages, recorded: kept.Recorded, warnings: kept.Warnings, live: kept.Live}, nil
 }
 
 // unchanged tells whether the live object of an entry is the one that was compared.

@@ -36,6 +36,9 @@ type planned struct {
 	mounts *nsmount.Picture // when it was planned; nil where nothing will be committed
 	// held is given back when the plan is carried out or dropped.
 	held []func()
+	// yield gives back those of the package manager's locks that dpkg takes itself; nil where
+	// none are held.
+	yield func() (release func(), err error)
 	// takes: the content is ours and may be moved.
 	takes bool
 	// records are the new record where the result does not tell it.

@@ -33,7 +33,11 @@ func (e *Engine) rollback(ctx context.Context, req Request, ev Events) (any, err
 	if err != nil {
 		return nil, err
 	}
-	if err := s.refuseLaterDpkg(targets); err != nil {
+	err = s.refuseIrreversible(targets)
+	if err == nil && !req.Force {
+		err = s.refuseLaterDpkg(targets)
+	}
+	if err != nil {
 		report.Result, report.Error = "failed", err.Error()
 		return report, err
 	}
@@ -267,7 +271,11 @@ func (e *Engine) needsRecovery(req Request) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	if _, cutOff := unfinished(list); cutOff || s.root.LeftWritable(notesDir) || s.sandboxLeft() {
+	g, cutOff := unfinished(list)
+	if cutOff && s.awaitsPerson(g.ID) {
+		return false, nil
+	}
+	if cutOff || s.root.LeftWritable(notesDir) || s.sandboxLeft() {
 		return true, nil
 	}
 	_, owing, err := s.lateDebt()
@@ -345,7 +353,16 @@ func (s *session) recoverFirst(ctx context.Context, ev Events, report *change.Re
 		return err
 	}
 	if plan != nil && s.req.Live() && systemd.Booted() && tx.SameBoot() {
-		return s.resume(ctx, tx, plan, ev, report)
+		return s.resume(ctx, tx, plan, true, ev, report)
+	}
+	if recorded, err := tx.Steps(); err != nil {
+		return err
+	} else if s.req.Live() && unconfigured(plan, recorded) {
+		if s.req.IfUnfinished || !systemd.Booted() {
+			s.warnings = append(s.warnings, "packages are left to be configured: run liveupd recover")
+			return nil
+		}
+		return s.resume(ctx, tx, plan, false, ev, report)
 	}
 	if s.req.Live() && rec.Did != "" {
 		// The machine came up from a tree that was neither old nor new: whatever
@@ -364,12 +381,15 @@ func (s *session) recoverFirst(ctx context.Context, ev Events, report *change.Re
 }
 
 // resume carries out the unit steps of a committed transaction that was cut off,
-// less those that are recorded as done.
-func (s *session) resume(ctx context.Context, tx *transact.Tx, plan *change.Plan, ev Events, report *change.Report) error {
+// less those that are recorded as done. After another boot only the live part remains.
+func (s *session) resume(ctx context.Context, tx *transact.Tx, plan *change.Plan, sameBoot bool, ev Events, report *change.Report) error {
 	p := &planned{plan: plan, delta: &change.Delta{}, facts: &change.Facts{Running: true}}
 	report.PlanID = plan.ID
 	r := &run{s: s, ev: ev, p: p, tx: tx, report: report}
 	_, after := r.unitSteps()
+	if !sameBoot {
+		after = nil
+	}
 	recorded, err := tx.Steps()
 	if err != nil {
 		return err

@@ -30,7 +30,11 @@ func (r *run) unitSteps() (before, after []change.Step) {
 
 func splitSteps(steps []change.Step) (before, after []change.Step) {
 	committed := false
+	live := liveSteps(steps)
 	for _, st := range steps {
+		if slices.Contains(live, st) {
+			continue // after all of these
+		}
 		switch {
 		case st.Do == "commit":
 			committed = true
@@ -127,10 +131,16 @@ func (r *run) finish(ctx context.Context, stopped []change.StepResult, after []c
 	if err != nil {
 		return r.revert(ctx, err, append(slices.Clone(stopped), done...))
 	}
+	if err := r.configureLive(ctx); err != nil {
+		return r.stuck(err)
+	}
 	began := time.Now()
 	r.conclude()
 	r.lookAgain(ctx)
 	if err := r.tx.Verified(); err != nil {
+		if liveSteps(r.p.plan.Steps) != nil {
+			return r.stuck(err)
+		}
 		return r.revert(ctx, err, append(slices.Clone(stopped), done...))
 	}
 	r.step("verify", r.s.req.Root, "", began, nil)

@@ -39,7 +39,10 @@ SPEC says where the update comes from. It is one of
 Without a source, and where none is configured, it is apt where apt is. Packages are
 downloaded and verified by apt, and unpacked and configured over a view of the root: no
 script of theirs reaches the running system. One that fails, fails before anything has
-changed.
+changed. A package that changes data which a process has open (a database server's, as
+a rule) is refused, unless --live-data after lets it be configured after the commit, on
+the live system: its service is stopped for that, and no rollback takes it back. Where
+it fails the new files stay (exit 7), and liveupd recover tries again.
 
 ACTION is a rung of the ladder: none, daemon-reload, reload, restart, daemon-reexec,
 soft-reboot, kexec, reboot; what is above it is deferred. At a terminal apply asks

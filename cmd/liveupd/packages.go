@@ -15,12 +15,13 @@ import (
 )
 
 // packageFlags are those of apply that are the package manager's.
-var packageFlags = []string{"full-upgrade", "only-security", "hold", "autoremove", "no-refresh", "conffiles"}
+var packageFlags = []string{"full-upgrade", "only-security", "hold", "autoremove", "no-refresh", "conffiles", "live-data"}
 
 // packages are apply's options for the package manager.
 type packages struct {
 	apt       apt.Options
 	conffiles string
+	liveData  string
 }
 
 func (p *packages) flags(cmd *cobra.Command) {
@@ -31,6 +32,7 @@ func (p *packages) flags(cmd *cobra.Command) {
 	f.BoolVar(&p.apt.AutoRemove, "autoremove", false, "apt: remove what was installed for others alone and is needed no more")
 	f.BoolVar(&p.apt.NoRefresh, "no-refresh", false, "apt: use the package lists as they are")
 	f.StringVar(&p.conffiles, "conffiles", "", "apt: `WHICH` version of a changed configuration file stays: old (the machine's) or new (the package's) (default old)")
+	f.StringVar(&p.liveData, "live-data", "", "apt: `WHAT` becomes of a package that changes data in use: refuse, or after: it is configured on the live system after the commit, which cannot be taken back (default refuse)")
 }
 
 // request takes the flags and arguments over into a request.
@@ -70,6 +72,16 @@ func (p *packages) request(cmd *cobra.Command, root string, args []string, req *
 	if p.conffiles != "old" && p.conffiles != "new" {
 		return engine.Usage(fmt.Errorf("--conffiles takes old or new, not %q", p.conffiles))
 	}
+	if p.liveData == "" {
+		cfg, err := config.Load(root)
+		if err != nil {
+			return err
+		}
+		p.liveData = cmp.Or(cfg.LiveData, "refuse")
+	}
+	if p.liveData != "refuse" && p.liveData != "after" {
+		return engine.Usage(fmt.Errorf("--live-data takes refuse or after, not %q", p.liveData))
+	}
 	files := p.apt.Debs
 	if kind == "deb" && where != "" {
 		files = append([]string{where}, files...)
@@ -79,6 +91,7 @@ func (p *packages) request(cmd *cobra.Command, root string, args []string, req *
 			return engine.Usage(fmt.Errorf("there is no package file %s", f))
 		}
 	}
+	p.apt.LiveAfter = p.liveData == "after"
 	p.apt.NewConf = p.conffiles == "new"
 	p.apt.Unattended = req.Unattended && len(args) == 0 && kind != "deb"
 	if err := p.apt.Check(); err != nil {

@@ -19,6 +19,10 @@ first. See liveupd history for what is kept.
 All that is kept is read first: where a disk has damaged it nothing is changed (exit
 6), and --source names a tree that the damaged files can be taken from. What others
 changed since the update is laid beside as NAME.liveupd-saved; the plan lists it.
+
+An update that configured a package on the live system (apply --live-data after), or after
+which dpkg has run, is not rolled back: data and database would no longer fit the files. --force does
+it all the same, once you have seen to them.
 ` + exitHelp,
 		Args: takes(0, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -36,6 +40,7 @@ changed since the update is laid beside as NAME.liveupd-saved; the plan lists it
 		},
 	}
 	quiesceFlag(cmd, &req)
+	cmd.Flags().BoolVar(&req.Force, "force", false, "also past what is not taken back: packages configured on the live system, later runs of dpkg")
 	cmd.Flags().StringVar(&req.Source, "source", "", "where damaged old files come from, `SPEC` as for apply: the version before")
 	o.yesFlag(cmd)
 	return cmd
@@ -47,7 +52,8 @@ func newRecover(o *options) *cobra.Command {
 		Use:   "recover",
 		Short: "finish or undo a transaction that was cut off",
 		Long: `After a crash or a kill: leaves exactly the old tree or exactly the new one, and
-carries out the unit steps that remain. Running it twice changes nothing.
+carries out the unit steps that remain. Running it twice changes nothing. A package whose
+configuration on the live system failed is configured again.
 ` + exitHelp,
 		Args: takes(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {

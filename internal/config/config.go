@@ -32,6 +32,9 @@ type Config struct {
 	// Conffiles says which version stays of a package's configuration file that the
 	// machine changed: old, its own, or new.
 	Conffiles string `toml:"conffiles"`
+	// LiveData says what becomes of a package that changes data in use: refuse, or after:
+	// it is configured on the live system, after the commit.
+	LiveData string `toml:"live_data"`
 }
 
 // levels are the configuration folders, the strongest first.
@@ -107,6 +110,9 @@ func (c *Config) read(name string) (found bool, err error) {
 	}
 	if !slices.Contains([]string{"", "old", "new"}, c.Conffiles) {
 		return true, fmt.Errorf("cannot read %s: conffiles = %q is none of old, new", name, c.Conffiles)
+	}
+	if !slices.Contains([]string{"", "refuse", "after"}, c.LiveData) {
+		return true, fmt.Errorf("cannot read %s: live_data = %q is none of refuse, after", name, c.LiveData)
 	}
 	if c.QuiesceFiles < 0 {
 		return true, fmt.Errorf("cannot read %s: quiesce_files = %d is negative", name, c.QuiesceFiles)

@@ -29,6 +29,8 @@ func TestLoad(t *testing.T) {
 			"usr/lib/liveupd/liveupd.toml.d/20.toml": "keep = 7",
 			"etc/liveupd/liveupd.toml.d/20.toml":     "",
 		}, Config{}, ""},
+		{"live data", map[string]string{"etc/liveupd/liveupd.toml": `live_data = "after"`}, Config{LiveData: "after"}, ""},
+		{"live data that is no word", map[string]string{"etc/liveupd/liveupd.toml": `live_data = "now"`}, Config{}, "refuse, after"},
 		{"unknown key", map[string]string{"etc/liveupd/liveupd.toml": "sorce = 1"}, Config{}, "unknown setting"},
 		{"syntax", map[string]string{"etc/liveupd/liveupd.toml": "a b"}, Config{}, "line 1"},
 		{"rung", map[string]string{"etc/liveupd/liveupd.toml": `max = "explode"`}, Config{}, "no rung"},

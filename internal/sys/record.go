@@ -87,10 +87,16 @@ func Describe(pid int) (comm, unit string) {
 	return comm, unit
 }
 
-// InUse lists, of folders, those in which some process has a file open or mapped, with
-// the process's name and number.
-func InUse(folders []string) map[string]Writer {
-	out := map[string]Writer{}
+// User is a process that has something of a folder open or mapped.
+type User struct {
+	Writer
+	Unit string // "" where it is in none
+}
+
+// Users lists, of folders, those in which some process has a file open or mapped, and
+// the processes, this one left out.
+func Users(folders []string) map[string][]User {
+	out := map[string][]User{}
 	if len(folders) == 0 {
 		return out
 	}
@@ -104,9 +110,9 @@ func InUse(folders []string) map[string]Writer {
 			continue
 		}
 		for _, folder := range folders {
-			if _, known := out[folder]; !known && uses(pid, folder) {
-				comm, _ := Describe(pid)
-				out[folder] = Writer{PID: pid, Comm: comm}
+			if uses(pid, folder) {
+				comm, unit := Describe(pid)
+				out[folder] = append(out[folder], User{Writer{PID: pid, Comm: comm}, unit})
 			}
 		}
 	}

@@ -352,6 +352,9 @@ func (t *text) planSteps(p *change.Plan) {
 		if st.Undo != "" {
 			undo = t.paint(dim, " (taken back by: "+clean(st.Undo)+")")
 		}
+		if st.Irreversible {
+			undo = t.paint(bold, " (cannot be taken back)")
+		}
 		t.printf("  %3d  %s %s%s\n", st.Seq, st.Do, unitName(st.Manager, st.Target), undo)
 	}
 }

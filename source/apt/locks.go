@@ -67,6 +67,17 @@ func describe(pid int) string {
 	return text
 }
 
+// Yield gives back all but the frontend's, for a dpkg of our own.
+func (l *Locks) Yield() {
+	if l == nil || len(l.held) == 0 {
+		return
+	}
+	for _, f := range l.held[1:] {
+		f.Close()
+	}
+	l.held = l.held[:1]
+}
+
 // Release gives the locks back.
 func (l *Locks) Release() {
 	if l == nil {

@@ -84,13 +84,14 @@ type Recorded struct {
 	Warnings  []string
 	Conffiles []change.Conffile
 	Reboot    []string // packages that ask for a reboot
+	Changed   Changes  // which package changed what of /var
 }
 
 // Read reads what was kept, by path.
 func Read(kept map[string]string) Recorded {
 	r := Recorded{
 		Actions: lines(kept[recordPolicy]), HostSteps: lines(kept[recordHost]), Warnings: lines(kept[recordWarn]),
-		Conffiles: conffiles(kept[recordConf]),
+		Conffiles: conffiles(kept[recordConf]), Changed: readChanges(kept[recordBegan], kept[recordTouch]),
 	}
 	if _, ok := kept[rebootFile]; ok {
 		r.Reboot = lines(kept[rebootPkgs])

@@ -14,9 +14,11 @@ type Options struct {
 	NoRefresh    bool     `json:"no_refresh,omitempty"`    // with the package lists that are there
 	AutoRemove   bool     `json:"autoremove,omitempty"`
 	Hold         []string `json:"hold,omitempty"`
-	Packages     []string `json:"packages,omitempty"` // apt-get install's arguments: NAME, NAME=VERSION, NAME/SUITE, NAME-
-	Debs         []string `json:"debs,omitempty"`     // files, by their paths on the host
-	NewConf      bool     `json:"new_conf,omitempty"` // of a conffile that the machine changed, take the package's version
+	Packages     []string `json:"packages,omitempty"`   // apt-get install's arguments: NAME, NAME=VERSION, NAME/SUITE, NAME-
+	Debs         []string `json:"debs,omitempty"`       // files, by their paths on the host
+	LiveAfter    bool     `json:"live_after,omitempty"` // what changes data in use is configured on the live system, after the commit
+	Postponed    []string `json:"-"`                    // packages that are: only unpacked here
+	NewConf      bool     `json:"new_conf,omitempty"`   // of a conffile that the machine changed, take the package's version
 }
 
 // Check refuses what is no package's name: it would be an option, or a command.
@@ -42,12 +44,14 @@ const (
 	recordHost   = RunDir + "/host-steps"
 	recordWarn   = RunDir + "/warnings"
 	recordConf   = RunDir + "/conffiles"
+	recordBegan  = RunDir + "/configured"
+	recordTouch  = RunDir + "/touched"
 	rebootFile   = "/run/reboot-required"
 	rebootPkgs   = "/run/reboot-required.pkgs"
 )
 
 // Keep are the files that Recorded reads.
-var Keep = []string{recordPolicy, recordHost, recordWarn, recordConf, rebootFile, rebootPkgs}
+var Keep = []string{recordPolicy, recordHost, recordWarn, recordConf, recordBegan, recordTouch, rebootFile, rebootPkgs}
 
 // VerificationFailed is the script's status where a signature or a digest is wrong.
 const VerificationFailed = 90
@@ -91,12 +95,22 @@ func Environment() []string {
 	}
 }
 
+// LiveEnvironment is what they find on the live system, after the commit. The frontend's lock
+// is ours (dpkg(1), DPKG_FRONTEND_LOCKED).
+func LiveEnvironment() []string {
+	return []string{
+		"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root", "LC_ALL=C.UTF-8",
+		"DEBIAN_FRONTEND=noninteractive", "NEEDRESTART_SUSPEND=1", "DPKG_FRONTEND_LOCKED=true",
+	}
+}
+
 // Script is the program that runs in the sandbox, twice: "fetch" with the network and
 // "install" without.
 func (o *Options) Script() string {
 	var b strings.Builder
 	b.WriteString("#!/bin/sh\nset -eu\ncd /\numask 022\n")
 	fmt.Fprintf(&b, "run=%s\n", RunDir)
+	fmt.Fprintf(&b, "postponed=%s\n", quote(strings.Join(o.Postponed, " ")))
 	fmt.Fprintf(&b, "hold=%s\nonly_security=%t\nunattended=%t\nrefresh=%t\n", quote(strings.Join(o.Hold, " ")), o.OnlySecurity, o.Unattended, !o.NoRefresh)
 	conf := "old"
 	if o.NewConf {
@@ -105,6 +119,8 @@ func (o *Options) Script() string {
 	fmt.Fprintf(&b, "conf=%s\n", conf)
 	fmt.Fprintf(&b, "operation() { apt-get -q -c $run/apt.conf \"$@\" %s; }\n", o.operation())
 	b.WriteString(driver)
+	b.WriteString(postpone)
+	b.WriteString("\n\"$1\"\n")
 	return b.String()
 }
 
@@ -164,7 +180,10 @@ configure() {
 	Dir::Etc::preferences "$run/preferences";
 	Dpkg::Options:: "--force-confdef";
 	Dpkg::Options:: "--force-conf$conf";
+	Dpkg::Options:: "--status-logger=$run/logger";
+	Dir::Bin::dpkg "$run/dpkg";
 	EOF
+	watch
 	# Of records for all packages the first that fits counts: ours, then the machine's.
 	pins >$run/preferences
 	main=$(apt-config shell main Dir::Etc::preferences/f | sed "s/^main='\(.*\)'$/\1/")
@@ -255,12 +274,15 @@ fetch() {
 install() {
 	: >$run/began
 	operation
+	find $run/marks -type f -printf '%C@ %f\n' >$run/configured
+	find /var -path /var/cache/liveupd -prune -o -cnewer $run/began -printf '%C@ %p\n' >$run/touched 2>/dev/null || :
 	dpkg --audit >$run/audit
 	if [ -s $run/audit ]; then
 		cat $run/audit >&2
 		echo "packages are left half-configured" >&2
 		exit 1
 	fi
+	unconfigure
 	find /etc -xdev \( -name '*.dpkg-dist' -o -name '*.ucf-dist' -o -name '*.dpkg-old' -o -name '*.ucf-old' \) -cnewer $run/began | sort | while read -r beside; do
 		path=${beside%.*}
 		dpkg-query -S "$path" >/dev/null 2>&1 || grep -qs " $path$" /var/lib/ucf/hashfile || continue
@@ -271,6 +293,78 @@ install() {
 		diff -u "$path" "$beside" 2>/dev/null | head -n 200 | sed 's/^/ /' || :
 	done >$run/conffiles
 }
+`
 
-"$1"
+// postpone is the part of the driver for packages that are only unpacked. Their postinst
+// is an empty one while dpkg configures, so that others which depend on them are configured;
+// then it is put back, and dpkg's database says what dpkg itself would have written had it
+// unpacked them and no more (dpkg(1), Config-Version).
+const postpone = `
+# Each package's configuration leaves a mark when it begins; a file's own time tells when.
+watch() {
+	mkdir -p $run/marks $run/postponed
+	cat >$run/logger <<-EOF
+	#!/bin/sh
+	n=0
+	while read -r what which name rest; do
+		case "\$what \$which" in
+		'processing: configure:' | 'processing: trigproc:')
+			n=\$((n + 1))
+			: >"$run/marks/\$\$-\$n-\$name" ;;
+		esac
+	done
+	EOF
+	cat >$run/dpkg <<-EOF
+	#!/bin/sh
+	for arg; do
+		[ "\$arg" = --configure ] || continue
+		for p in $postponed; do
+			[ ! -e $run/postponed/\$p ] || continue
+			script=\$(dpkg-query --control-path "\$p" postinst 2>/dev/null)
+			[ -n "\$script" ] || continue
+			cp -a "\$script" $run/postponed/\$p
+			printf '#!/bin/sh\nexit 0\n' >"\$script"
+		done
+	done
+	exec /usr/bin/dpkg "\$@"
+	EOF
+	chmod 0755 $run/logger $run/dpkg
+	for p in $postponed; do
+		dpkg-query -W -f '${Status}=${Version}\n' "$p" 2>/dev/null | sed -n 's/.* installed=//p' >$run/postponed.$p
+	done
+}
+
+unconfigure() {
+	for p in $postponed; do
+		if [ ! -e $run/postponed/$p ]; then
+			echo "$p is not configured by this update" >&2
+			exit 1
+		fi
+		cp -a $run/postponed/$p "$(dpkg-query --control-path "$p" postinst)"
+		name=${p%:*} arch=$(dpkg-query -W -f '${Architecture}' "$p") was=$(cat $run/postponed.$p)
+		awk -v name="$name" -v arch="$arch" -v was="$was" '
+			function flush(  i, mine, of) {
+				for (i = 1; i <= n; i++) {
+					if (line[i] == "Package: " name) mine = 1
+					if (line[i] == "Architecture: " arch) of = 1
+				}
+				for (i = 1; i <= n; i++) {
+					if (mine && of) {
+						if (line[i] ~ /^Status: /) sub(/ [^ ]*$/, " unpacked", line[i])
+						if (line[i] ~ /^(Config-Version|Triggers-Pending|Triggers-Awaited): /) continue
+						if (line[i] ~ /^Version: / && was != "") line[i] = line[i] "\nConfig-Version: " was
+					}
+					print line[i]
+				}
+				if (n) print ""
+				n = 0
+			}
+			$0 == "" { flush(); next }
+			{ line[++n] = $0 }
+			END { flush() }
+		' /var/lib/dpkg/status >/var/lib/dpkg/status.liveupd
+		chmod 0644 /var/lib/dpkg/status.liveupd
+		mv /var/lib/dpkg/status.liveupd /var/lib/dpkg/status
+	done
+}
 `
