@@ -26,6 +26,7 @@ type Policy struct {
 // packages ask for. Each list that is given has to match.
 type Rule struct {
 	Units    []string // names or globs
+	Except   []string // names or globs of units that it is not for, in spite of Units
 	Paths    []string // paths, globs, or DIR/** for all below a folder
 	Packages []string // names or globs; of the package that owns the path
 	// Action is restart, reload, defer, never, ignore, or "" where only windows count.

@@ -96,7 +96,7 @@ func (e *Engine) restart(ctx context.Context, req Request, ev Events) (any, erro
 	report := newReport("restart")
 	report.HostAction = change.ActionNone
 	if len(req.Units) > 0 {
-		found.Units = slices.DeleteFunc(found.Units, func(u change.Stale) bool { return u.Manager != "" || !slices.Contains(req.Units, u.Unit) })
+		found.Units = slices.DeleteFunc(found.Units, func(u change.Stale) bool { return !slices.Contains(req.Units, change.UnitKey(u.Manager, u.Unit)) })
 	}
 	plan := planner.RestartPlan(found, req.Max)
 	plan.Root, plan.Source = req.Root, "check"

@@ -121,6 +121,8 @@ var (
 	ErrRolledBack = errors.New("rolled back")
 	// ErrLeft: the caller was told to end, and the run goes on without it.
 	ErrLeft = errors.New("told to end past the commit point: the run goes on without this process; see: liveupd status")
+	// ErrWorkerGone: the process that did the work was killed.
+	ErrWorkerGone = errors.New("the worker ended without a result")
 	// ErrNothingCommitted wraps a failure before the commit point.
 	ErrNothingCommitted = errors.New("nothing was changed")
 )

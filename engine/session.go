@@ -1,8 +1,6 @@
 package engine
 
 import (
-	"bufio"
-	"bytes"
 	"crypto/rand"
 	"encoding/hex"
 	"errors"
@@ -12,7 +10,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -415,21 +412,6 @@ func (s *session) dropOrphanBases(removed map[string]bool) error {
 		known[g.ID] = g.State != "rolled-back"
 	}
 	return s.dropBases(func(id string) bool { return removed[id] || !known[id] })
-}
-
-// bootTime is when this boot began, in seconds since the epoch; 0 unknown.
-func bootTime() int64 {
-	data, err := os.ReadFile("/proc/stat")
-	if err != nil {
-		return 0
-	}
-	for sc := bufio.NewScanner(bytes.NewReader(data)); sc.Scan(); {
-		if v, ok := strings.CutPrefix(sc.Text(), "btime "); ok {
-			t, _ := strconv.ParseInt(strings.TrimSpace(v), 10, 64)
-			return t
-		}
-	}
-	return 0
 }
 
 func randomID() string {

@@ -173,7 +173,9 @@ func Spawn(ctx context.Context, req Request, ev Events) (any, error) {
 	if errors.Is(err, fs.ErrClosed) {
 		return nil, ErrLeft
 	}
-	if waitErr := wait(); !got {
+	if waitErr := wait(); !got && reads(req) {
+		return nil, endedWithout(waitErr)
+	} else if !got {
 		return killed(req, began, before, endedWithout(waitErr))
 	}
 	return result, err
@@ -183,18 +185,16 @@ func Spawn(ctx context.Context, req Request, ev Events) (any, error) {
 // one line, for it becomes a warning.
 func endedWithout(how error) error {
 	if how == nil {
-		return errors.New("the worker ended without a result")
+		return ErrWorkerGone
 	}
-	return fmt.Errorf("the worker ended without a result: %w", how)
+	return fmt.Errorf("%w: %w", ErrWorkerGone, how)
 }
 
 // killed says what became of a run whose worker was killed: by now systemd has
 // run the recovery, and the store knows.
 func killed(req Request, began int64, before []string, cause error) (any, error) {
 	verb := req.Verb
-	req.Verb = "history"
-	result, err := (&Engine{}).Run(context.Background(), req, Events{})
-	list, _ := result.([]change.Generation)
+	list, err := lookUp(req)
 	if err != nil {
 		return nil, change.WithHint(errors.Join(cause, err), "run: liveupd recover")
 	}
@@ -227,15 +227,26 @@ func killed(req Request, began int64, before []string, cause error) (any, error)
 	return nil, fmt.Errorf("%w: %w", cause, ErrNothingCommitted)
 }
 
+// lookUp lists the transactions. The service of unattended runs may not open the root's
+// file systems itself.
+func lookUp(req Request) ([]change.Generation, error) {
+	look := Request{Verb: "history", Root: req.Root, Unattended: req.Unattended}
+	run := (&Engine{}).Run
+	if outlivesCaller(look) {
+		run = Spawn
+	}
+	result, err := run(context.Background(), look, Events{})
+	list, _ := result.([]change.Generation)
+	return list, err
+}
+
 // committed lists the transactions that a rollback could take back, the newest first.
 func committed(req Request) []string {
 	if req.Verb != "rollback" {
 		return nil
 	}
-	req.Verb = "history"
 	// The worker says what is wrong with the store, if anything is.
-	result, _ := (&Engine{}).Run(context.Background(), req, Events{})
-	list, _ := result.([]change.Generation)
+	list, _ := lookUp(req)
 	var ids []string
 	for _, g := range list {
 		if g.State == "verified" {
@@ -347,7 +358,7 @@ func startWorker(ctx context.Context, req Request, ev Events, stdin, stdout *os.
 			Name: unit, Description: "liveupd " + req.Verb, Argv: []string{exe, WorkerArg},
 			Stdin: stdin, Stdout: stdout, Stderr: os.Stderr,
 		}
-		if req.Verb != "restart" && req.Verb != "recover" {
+		if req.Verb != "restart" && req.Verb != "recover" && !reads(req) {
 			// What a killed worker leaves behind is settled at once, not at the next run.
 			t.ExecStopPost = []string{exe, "recover", "--if-unfinished"}
 		}
@@ -374,9 +385,12 @@ func startWorker(ctx context.Context, req Request, ev Events, stdin, stdout *os.
 // outlivesCaller tells whether the worker runs in a unit of its own.
 func outlivesCaller(req Request) bool {
 	return systemd.Booted() && (req.Verb == "apply" || req.Verb == "rollback" || req.Verb == "restart" ||
-		req.Verb == "exec" && !req.PlanOnly || req.Verb == "recover" && req.Unattended ||
+		req.Verb == "exec" && !req.PlanOnly || (req.Verb == "recover" || reads(req)) && req.Unattended ||
 		req.Verb == "verify" && req.Repair && !req.PlanOnly)
 }
+
+// reads tells whether a request changes nothing.
+func reads(req Request) bool { return req.Verb == "status" || req.Verb == "history" }
 
 // startInside starts the process in the private mount namespace.
 func startInside(stdin, stdout *os.File) (wait func() error, err error) {

@@ -2,9 +2,7 @@ package engine
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
-	"io/fs"
 	"maps"
 	"os"
 	"path/filepath"
@@ -186,21 +184,4 @@ func (s *session) noteReloaded(results []change.StepResult) error {
 		return fmt.Errorf("cannot note what was reloaded: %w", err)
 	}
 	return os.Rename(tmp, reloadedFile)
-}
-
-// planOf reads the plan of a transaction; an empty one where it is no longer kept.
-func (s *session) planOf(id string) (*change.Plan, error) {
-	tx, err := s.store.Load(id)
-	if errors.Is(err, fs.ErrNotExist) {
-		return &change.Plan{}, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	defer tx.Close()
-	plan, err := tx.Plan()
-	if err != nil || plan == nil {
-		return &change.Plan{}, err
-	}
-	return plan, nil
 }

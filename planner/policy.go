@@ -19,7 +19,7 @@ func (p *planning) rule(names []string, file string) *change.Rule {
 	rules := p.in.Policy.Rules
 	names = p.namesOf(names...)
 	for i := range slices.Backward(rules) {
-		if p.applies(&rules[i], names, file) || p.appliesToAll(&rules[i], file) {
+		if rules[i].Action != change.RuleLater && (p.applies(&rules[i], names, file) || p.appliesToAll(&rules[i], file)) {
 			return &rules[i]
 		}
 	}
@@ -39,8 +39,22 @@ func (p *planning) appliesToAll(r *change.Rule, file string) bool {
 	return false
 }
 
+// later tells why a unit that may be interrupted comes in a later step of the same run,
+// "" where it does not.
+func (p *planning) later(u *unit) string {
+	for i := range p.in.Policy.Rules {
+		if r := &p.in.Policy.Rules[i]; r.Action == change.RuleLater && p.applies(r, p.namesOf(u.names()...), "") {
+			return r.Reason
+		}
+	}
+	return ""
+}
+
 func (p *planning) applies(r *change.Rule, names []string, file string) bool {
 	if len(r.Units) > 0 && !slices.ContainsFunc(r.Units, func(pattern string) bool { return matchesAny(pattern, names) }) {
+		return false
+	}
+	if slices.ContainsFunc(r.Except, func(pattern string) bool { return matchesAny(pattern, names) }) {
 		return false
 	}
 	if len(r.Paths) > 0 && !slices.ContainsFunc(r.Paths, func(pattern string) bool { return match(pattern, file) }) {
@@ -96,6 +110,20 @@ func (p *planning) ruling(r *change.Rule) (action, why string) {
 // governed applies the rules to one need of a unit: the rung that is left of
 // it, and whether anything is.
 func (p *planning) governed(u *unit, rung change.Action, r change.Reason) (change.Action, change.Reason, bool) {
+	rung, r, left := p.ruled(u, rung, r)
+	why := p.later(u)
+	if !left || why == "" || rung < change.ActionReload {
+		return rung, r, left
+	}
+	r.Detail = join("; ", r.Detail, why)
+	v := p.verdict(u.name)
+	v.deferred = true
+	v.reasons = append(v.reasons, r)
+	return rung, r, false
+}
+
+// ruled is what the administrator's rules alone make of a need.
+func (p *planning) ruled(u *unit, rung change.Action, r change.Reason) (change.Action, change.Reason, bool) {
 	rule := p.rule(u.names(), r.Path)
 	if rule == nil {
 		return rung, r, true
@@ -108,7 +136,7 @@ func (p *planning) governed(u *unit, rung change.Action, r change.Reason) (chang
 	case change.RuleIgnore:
 		p.spare(u.name, r, why)
 		return rung, r, false
-	case change.RuleDefer, change.RuleNever, change.RuleLater:
+	case change.RuleDefer, change.RuleNever:
 		r.Detail = join("; ", r.Detail, why)
 		v := p.verdict(u.name)
 		v.reasons = append(v.reasons, r)
@@ -176,7 +204,7 @@ func (p *planning) protected(u *unit) string {
 	rules := p.in.Policy.Rules
 	for i := range slices.Backward(rules) {
 		r := &rules[i]
-		if len(r.Units) == 0 || len(r.Paths) > 0 || len(r.Packages) > 0 ||
+		if r.Action == change.RuleLater || len(r.Units) == 0 || len(r.Paths) > 0 || len(r.Packages) > 0 ||
 			!p.applies(r, p.namesOf(u.names()...), "") && !p.appliesToAll(r, "") {
 			continue
 		}

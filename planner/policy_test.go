@@ -78,6 +78,16 @@ func TestRules(t *testing.T) {
 		},
 		{"in the window", []change.Rule{{Units: []string{"*"}, Windows: []change.Window{night, {Days: 1 << 3, From: 0, To: 1440}}}}, nothingElse},
 		{
+			"later, but not what comes first",
+			[]change.Rule{{Units: []string{"*"}, Except: []string{"nginx.*"}, Action: change.RuleLater, Reason: "group two"}},
+			"defer db.service, defer docker.service, reload nginx.service, check /usr/sbin/nginx -t -q",
+		},
+		{
+			"never, and later does not make it less",
+			[]change.Rule{{Units: []string{"db.service"}, Action: "ignore"}, {Units: []string{"db.service"}, Action: change.RuleLater, Reason: "group two"}},
+			"defer docker.service, reload nginx.service, check /usr/sbin/nginx -t -q",
+		},
+		{
 			"the last one counts",
 			[]change.Rule{{Units: []string{"*"}, Action: "never"}, {Units: []string{"nginx.service"}, Action: "reload"}},
 			"defer app@1.service, defer db.service, defer docker.service, reload nginx.service, check /usr/sbin/nginx -t -q",

@@ -84,6 +84,7 @@ func (o *options) do(ctx context.Context, req engine.Request, r ui.Renderer) (an
 	case "history", "status", "check", "setup":
 		return (&engine.Engine{}).Run(ctx, req, ev)
 	}
+	defer o.refreshNight(req)
 	return engine.Spawn(ctx, req, ev)
 }
 

@@ -130,7 +130,7 @@ Start with:   liveupd apply --plan
 	f.BoolVar(&o.json, "json", false, "print one JSON object a line")
 	f.BoolVarP(&o.verbose, "verbose", "v", false, "print every path and every reason")
 	cmd.AddCommand(newApply(o), newCheck(o), newRestart(o), newStatus(o), newHistory(o), newRollback(o), newVerify(o), newRecover(o), newClean(o), newSetup(o), newExec(o))
-	cmd.AddCommand(newPolicyTopic(), newManPages())
+	cmd.AddCommand(newPolicy(o), newUnattended(o), newManPages())
 	cmd.Version = programVersion()
 	cmd.SetVersionTemplate("liveupd {{.Version}}\n")
 	cmd.AddCommand(newKey(o), newRevoke(o), newKeygen(o), newSign(o), newDiff(o))

@@ -1,13 +1,28 @@
 package main
 
-import "github.com/spf13/cobra"
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
 
-// newPolicyTopic is a help topic: it runs nothing.
-func newPolicyTopic() *cobra.Command {
-	return &cobra.Command{
-		Use:   "policy",
-		Short: "how the administrator's rules are written",
-		Long: `The administrator says in /etc/liveupd/policy.d/*.toml how units are to be
+	"github.com/spf13/cobra"
+
+	"github.com/liveupd/liveupd/engine"
+	"github.com/liveupd/liveupd/internal/systemd"
+	"github.com/liveupd/liveupd/unattended"
+)
+
+func newPolicy(o *options) *cobra.Command {
+	var at string
+	cmd := &cobra.Command{
+		Use:   "policy [--at TIME]",
+		Short: "tell what an unattended run may do now, and why; and how rules are written",
+		Long: `Tells what an unattended run would be allowed now, or at another time: each
+condition, each rule with its windows, what has failed before, and what is put off.
+Changes nothing.
+
+The administrator says in /etc/liveupd/policy.d/*.toml how units are to be
 treated. /run and /usr/lib hold such a folder too; a file in /etc hides the one of the same
 name there. The files are read in the order of their names, and the last rule
 that applies counts. They come over what a unit asks for itself (X-Liveupd-On-Change=) and
@@ -39,5 +54,61 @@ put off. What is put off stays in liveupd status until it is done.
 A mistake in a file ends every verb that would interrupt something, with file, line and
 column, before anything is done.
 ` + exitHelp,
+		Example: `  liveupd policy
+  liveupd policy --at "2026-12-24 03:00"`,
+		Args: takes(0, 0),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := onlyLive(o, "policy"); err != nil {
+				return err
+			}
+			when, err := parseAt(at, time.Now())
+			if err != nil {
+				return err
+			}
+			report, err := unattended.PolicyAt(cmd.Context(), unattended.System{}, "", when, runningNames(cmd.Context()))
+			if err != nil {
+				return err
+			}
+			o.renderer().Policy(report)
+			return nil
+		},
 	}
+	cmd.Flags().StringVar(&at, "at", "", "another `TIME`, as YYYY-MM-DD HH:MM or HH:MM")
+	return cmd
+}
+
+// parseAt reads a local time; one without a day is today's.
+func parseAt(s string, now time.Time) (time.Time, error) {
+	if s == "" {
+		return now, nil
+	}
+	if at, err := time.ParseInLocation("2006-01-02 15:04", strings.Replace(s, "T", " ", 1), now.Location()); err == nil {
+		return at, nil
+	}
+	if at, err := time.ParseInLocation("15:04", s, now.Location()); err == nil {
+		return time.Date(now.Year(), now.Month(), now.Day(), at.Hour(), at.Minute(), 0, 0, now.Location()), nil
+	}
+	return now, engine.Usage(fmt.Errorf("--at takes a time as 2026-12-24 03:00 or 03:00, not %q", s))
+}
+
+// runningNames are the units that run; none where nobody can tell.
+func runningNames(ctx context.Context) []string {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	bus, err := systemd.Connect(ctx)
+	if err != nil {
+		return nil
+	}
+	defer bus.Close()
+	units, err := bus.Units(ctx)
+	if err != nil {
+		return nil
+	}
+	var out []string
+	for name, u := range units {
+		if name == u.Name && u.Active() {
+			out = append(out, name)
+		}
+	}
+	return out
 }

@@ -35,6 +35,8 @@ type Config struct {
 	// LiveData says what becomes of a package that changes data in use: refuse, or after:
 	// it is configured on the live system, after the commit.
 	LiveData string `toml:"live_data"`
+	// Unattended is what may be done when nobody is there.
+	Unattended Unattended `toml:"unattended"`
 }
 
 // levels are the configuration folders, the strongest first.
@@ -116,6 +118,9 @@ func (c *Config) read(name string) (found bool, err error) {
 	}
 	if c.QuiesceFiles < 0 {
 		return true, fmt.Errorf("cannot read %s: quiesce_files = %d is negative", name, c.QuiesceFiles)
+	}
+	if err := c.Unattended.check(); err != nil {
+		return true, fmt.Errorf("cannot read %s: %w", name, err)
 	}
 	if c.Keep < 0 {
 		return true, fmt.Errorf("cannot read %s: keep = %d is negative", name, c.Keep)

@@ -27,6 +27,9 @@ type Transient struct {
 	Stdin, Stdout, Stderr *os.File
 	// ExecStopPost runs when the main process has ended, however it did.
 	ExecStopPost []string
+	// Limit is how long it may run; then all of its processes are ended. 0: as long as it
+	// likes, and as something that must not be cut short: the kernel's OOM killer looks for others first.
+	Limit time.Duration
 }
 
 // Running is a transient service that was started.
@@ -120,13 +123,20 @@ func (t *Transient) properties(descriptors bool) []sdbus.Property {
 		prop("SendSIGHUP", false),
 		// Whoever reads our output may go away in the middle.
 		prop("IgnoreSIGPIPE", true),
-		// Cut short by the OOM killer, a commit would have to be recovered.
-		prop("OOMScoreAdjust", int32(-900)),
 		prop("CollectMode", "inactive-or-failed"),
 		prop("StartLimitIntervalUSec", uint64(0)),
-		// A power-off, reboot, kexec or soft-reboot waits for a commit to finish, and for
-		// what runs after it; each of their targets has a limit of its own (30 minutes).
-		prop("TimeoutStopUSec", uint64(math.MaxUint64)),
+	}
+	if t.Limit > 0 {
+		props = append(props, prop("RuntimeMaxUSec", uint64(t.Limit.Microseconds())), prop("TimeoutStopUSec", uint64(10e6)))
+	} else {
+		props = append(
+			props,
+			// Cut short by the OOM killer, a commit would have to be recovered.
+			prop("OOMScoreAdjust", int32(-900)),
+			// A power-off, reboot, kexec or soft-reboot waits for a commit to finish, and for
+			// what runs after it; each of their targets has a limit of its own (30 minutes).
+			prop("TimeoutStopUSec", uint64(math.MaxUint64)),
+		)
 	}
 	if t.Slice != "" {
 		props = append(props, sdbus.PropSlice(t.Slice))

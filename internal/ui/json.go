@@ -74,7 +74,28 @@ func (j *jsonRenderer) Finding(d change.Damage) {
 }
 
 func (j *jsonRenderer) History(g []change.Generation) { j.generations("history", g) }
-func (j *jsonRenderer) Status(g []change.Generation)  { j.generations("status", g) }
+
+func (j *jsonRenderer) Status(g []change.Generation, n *change.NightStatus) {
+	j.line(struct {
+		MessageType string              `json:"message_type"`
+		Schema      int                 `json:"schema"`
+		Verb        string              `json:"verb"`
+		Generations []change.Generation `json:"generations"`
+		Unattended  *change.NightStatus `json:"unattended,omitempty"`
+	}{"report", 1, "status", list(g), n})
+}
+
+func (j *jsonRenderer) Night(n *change.Night) {
+	c := *n
+	c.MessageType = "report"
+	j.line(c)
+}
+
+func (j *jsonRenderer) Policy(p *change.PolicyReport) {
+	c := *p
+	c.MessageType = "report"
+	j.line(c)
+}
 
 func (j *jsonRenderer) Error(err error, hint string, code int) {
 	j.line(struct {

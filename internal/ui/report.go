@@ -255,10 +255,11 @@ func counts(c change.Counts) string {
 }
 
 // Status prints the last update, and what is unfinished, pending or deferred.
-func (t *text) Status(list []change.Generation) {
+func (t *text) Status(list []change.Generation, night *change.NightStatus) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.clear()
+	defer t.nightStatus(night)
 	var last *change.Generation
 	retained := 0
 	for i := range list {
@@ -294,12 +295,12 @@ func (t *text) Status(list []change.Generation) {
 			host = g.HostAction
 			t.printf("%s %s, for %s\n", t.paint(yellow, "pending:"), g.HostAction, clean(g.ID))
 		}
-		for _, u := range g.Deferred {
-			if told[u] {
+		for _, w := range g.Waiting {
+			if told[w.Key()] {
 				continue
 			}
-			told[u] = true
-			t.printf("%s %s still runs what was there before %s\n", t.paint(yellow, "deferred:"), keyName(u), clean(g.ID))
+			told[w.Key()] = true
+			t.waiting(w)
 		}
 	}
 }

@@ -17,6 +17,7 @@ type text struct {
 	out, diag  io.Writer
 	o          Options
 	zone       *time.Location
+	now        func() time.Time
 	onProgress bool // the progress line is on the screen
 }
 

@@ -22,7 +22,9 @@ type Renderer interface {
 	Finding(change.Damage)
 	Verify(*change.VerifyReport)
 	History([]change.Generation)
-	Status([]change.Generation)
+	Status([]change.Generation, *change.NightStatus)
+	Night(*change.Night)
+	Policy(*change.PolicyReport)
 	Setup(*change.SetupReport)
 	Keys(*change.KeyReport)
 	Signed(*change.SignReport)
@@ -45,5 +47,5 @@ func New(out, diag io.Writer, o Options) Renderer {
 	if o.JSON {
 		return &jsonRenderer{out: out}
 	}
-	return &text{out: out, diag: diag, o: o, zone: time.Local}
+	return &text{out: out, diag: diag, o: o, zone: time.Local, now: time.Now}
 }

@@ -97,7 +97,7 @@ func exampleGenerations() []change.Generation {
 		{ID: "3", State: "swapped", Time: 1_795_000_000, Source: "tree:/srv/a"},
 		{
 			ID: "2", State: "verified", Time: 1_794_000_000, Name: "shop", Version: "2.1", Retained: true,
-			HostAction: change.ActionKexec, Deferred: []string{"docker.service"}, Snapshot: "/.liveupd/snapshots/2", Changes: change.Counts{Replaced: 1200},
+			HostAction: change.ActionKexec, Deferred: []string{"docker.service"}, Waiting: []change.Waiting{{Unit: "docker.service", Since: 1_799_000_000, Needs: change.ActionRestart, Reasons: []change.Reason{{Kind: "exec", Path: "/usr/bin/dockerd", Detail: "without live-restore its containers would end"}}}}, Snapshot: "/.liveupd/snapshots/2", Changes: change.Counts{Replaced: 1200},
 		},
 		{ID: "1", State: "verified", Time: 1_793_000_000, Source: "tree:/srv/a", HostAction: change.ActionDaemonReload},
 	}
@@ -151,7 +151,14 @@ func TestText(t *testing.T) {
 		{"verify-verbose", Options{Verbose: true}, verify},
 		{"verify-clean", Options{}, func(r Renderer) { r.Verify(&change.VerifyReport{Generation: "2", Checked: 1}) }},
 		{"history", Options{}, func(r Renderer) { r.History(exampleGenerations()); r.History(nil) }},
-		{"status", Options{}, func(r Renderer) { r.Status(exampleGenerations()); r.Status(nil) }},
+		{"status", Options{}, func(r Renderer) { r.Status(exampleGenerations(), exampleNights()); r.Status(nil, nil) }},
+		{"night", Options{}, func(r Renderer) {
+			s := exampleNights()
+			r.Night(s.Last)
+			r.Night(s.Changed)
+			r.Night(&change.Night{Result: change.NightSkipped, Reason: "the window is closed", DryRun: true, Held: []string{"a", "b"}})
+		}},
+		{"policy", Options{}, func(r Renderer) { r.Policy(examplePolicy()) }},
 		{"error", Options{}, func(r Renderer) {
 			r.Error(errors.New("cannot accept the new /etc/nginx/nginx.conf: nginx -t refuses it:\n  [emerg] \x1bunknown"), "mend it", 1)
 		}},
@@ -160,6 +167,7 @@ func TestText(t *testing.T) {
 			var out, diag bytes.Buffer
 			r := New(&out, &diag, c.o)
 			r.(*text).zone = time.UTC
+			r.(*text).now = func() time.Time { return time.Unix(1_800_000_000, 0) }
 			c.do(r)
 			got := "-- out --\n" + out.String() + "-- diag --\n" + diag.String()
 			if !c.o.Color && strings.ContainsFunc(got, func(r rune) bool { return r != '\n' && unicode.IsControl(r) || r == utf8.RuneError }) {
@@ -236,7 +244,7 @@ func TestJSONLines(t *testing.T) {
 	r.Finding(change.Damage{})
 	r.Verify(&change.VerifyReport{})
 	r.History(nil)
-	r.Status(exampleGenerations())
+	r.Status(exampleGenerations(), exampleNights())
 	r.Error(errors.New("cannot <do> it\nat all"), "hint", 6)
 	if diag.Len() != 0 {
 		t.Errorf("JSON on the diagnostics: %q", diag.String())

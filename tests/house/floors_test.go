@@ -42,6 +42,7 @@ var floors = map[string]int{
 	"sandbox":          3,
 	"engine":           4,
 	"internal/ui":      5,
+	"unattended":       5,
 	"cmd/":             6,
 	"tests":            7,
 	"tests/":           7,

@@ -1,0 +1,122 @@
+package unattended
+
+import (
+	"slices"
+	"time"
+
+	"github.com/liveupd/liveupd/change"
+)
+
+// The first delay after a failure is a day and a half: the next night's run, whenever in the
+// night its timer fires, leaves the update alone, and the one after it tries again.
+const (
+	firstBackOff = 36 * time.Hour
+	mostBackOff  = 30 * 24 * time.Hour
+	// keptFailures and keptFor bound what is remembered.
+	keptFailures = 20
+	keptFor      = 120 * 24 * time.Hour
+)
+
+// identify names what a plan would bring, as a failure of it would be remembered.
+func identify(p *change.Plan) change.BackOff {
+	b := change.BackOff{Source: p.Source, Name: p.Name, Version: p.Version}
+	for _, pkg := range p.Packages {
+		b.Packages = append(b.Packages, change.Package{Name: pkg.Name, Arch: pkg.Arch, From: pkg.From, To: pkg.To})
+	}
+	switch {
+	case len(b.Packages) > 0:
+		b.Key = "packages"
+	case b.Version != "":
+		b.Key = b.Name + " " + b.Version
+	default:
+		b.Key = p.Content
+	}
+	return b
+}
+
+// same tells whether an update brings all that a failed one brought: of packages, each of
+// them in the version that failed. One that is in another version now may be what was wrong.
+func same(failed, now change.BackOff) bool {
+	if failed.Source != now.Source || len(failed.Packages) == 0 != (len(now.Packages) == 0) {
+		return false
+	}
+	if len(failed.Packages) == 0 {
+		return failed.Key == now.Key && failed.Key != ""
+	}
+	return !slices.ContainsFunc(failed.Packages, func(f change.Package) bool {
+		return !slices.ContainsFunc(now.Packages, func(n change.Package) bool {
+			return n.Name == f.Name && n.Arch == f.Arch && n.To == f.To
+		})
+	})
+}
+
+// backedOff is the failure for which an update has to wait at now; nil where there is none.
+func backedOff(list []change.BackOff, update change.BackOff, now time.Time) *change.BackOff {
+	for i := range list {
+		// A clock that went far back must not lock an update out: no delay is longer than the longest.
+		left := time.Unix(list[i].Until, 0).Sub(now)
+		if left > 0 && left <= mostBackOff && same(list[i], update) {
+			return &list[i]
+		}
+	}
+	return nil
+}
+
+// fail notes that an update failed at now.
+func fail(list []change.BackOff, update change.BackOff, now time.Time, first time.Duration, why string) []change.BackOff {
+	failures := 0
+	list = slices.DeleteFunc(slices.Clone(list), func(b change.BackOff) bool {
+		again := same(b, update)
+		if again {
+			failures = max(failures, b.Failures)
+		}
+		return again
+	})
+	delay := first
+	for range failures {
+		delay = min(2*delay, mostBackOff)
+	}
+	const longest = 2000
+	if len(why) > longest {
+		why = why[:longest]
+	}
+	update.Failures, update.Last, update.Until, update.Error = failures+1, now.Unix(), now.Add(delay).Unix(), why
+	return tidyBackOff(append([]change.BackOff{update}, list...), now)
+}
+
+// succeed drops what an update that went well has made good.
+func succeed(list []change.BackOff, update change.BackOff) []change.BackOff {
+	return slices.DeleteFunc(slices.Clone(list), func(b change.BackOff) bool { return same(b, update) || superseded(b, update) })
+}
+
+// superseded tells whether an update has what failed in another version: whole, or one of its packages.
+func superseded(failed, update change.BackOff) bool {
+	if failed.Source != update.Source {
+		return false
+	}
+	if len(failed.Packages) == 0 {
+		return len(update.Packages) == 0 && failed.Key != update.Key
+	}
+	return slices.ContainsFunc(failed.Packages, func(f change.Package) bool {
+		return slices.ContainsFunc(update.Packages, func(n change.Package) bool {
+			return n.Name == f.Name && n.Arch == f.Arch && n.To != f.To
+		})
+	})
+}
+
+// tidyBackOff drops what is too old and too much; the newest come first.
+func tidyBackOff(list []change.BackOff, now time.Time) []change.BackOff {
+	list = slices.DeleteFunc(list, func(b change.BackOff) bool { return now.Sub(time.Unix(b.Last, 0)) > keptFor })
+	return list[:min(len(list), keptFailures)]
+}
+
+// names are the packages of a failed update, as they are held back.
+func names(b *change.BackOff) []string {
+	var out []string
+	for _, p := range b.Packages {
+		if p.To != "" && !slices.Contains(out, p.Name) {
+			out = append(out, p.Name)
+		}
+	}
+	return out
+}
