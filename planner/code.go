@@ -108,6 +108,8 @@ func (p *planning) hit(h change.Hit) {
 		// The unit has ended or is about to; its next start has the new code.
 	case own && (kindOf(h.Unit) == "scope" || u.runtime()):
 		// This very run: it ends by itself.
+	case isRun(h.Unit):
+		p.spareHit(h, runEnds)
 	case isUserManager(h.Unit):
 		p.raise(u, change.ActionReload, r)
 	case u.kind() == "scope":

@@ -294,6 +294,25 @@ func TestSessionsAreTold(t *testing.T) {
 	}
 }
 
+// An update of liveupd itself: what runs it is not restarted by it, nor is a unit of it
+// that is new begun under it; another service of that program is restarted.
+func TestOwnRuns(t *testing.T) {
+	const program = "/usr/bin/liveupd"
+	s := machine().replace(program)
+	for _, n := range []string{"liveupd-apply-1.service", "liveupd-unattended.service", "watcher.service"} {
+		s.unit(n, "")
+		s.hit(change.Hit{Kind: "exec", Path: program, PID: 10 + len(n), Comm: "liveupd", Unit: n})
+	}
+	for _, u := range Make(s.in).Units {
+		if u.Unit != "watcher.service" {
+			t.Errorf("%s: %s", u.Unit, u.Action)
+		}
+	}
+	if got := len(Make(s.in).Units); got != 1 {
+		t.Errorf("%d units are acted on; want watcher.service", got)
+	}
+}
+
 func TestUnaffected(t *testing.T) {
 	s := machine().replace(libssl)
 	for _, n := range []string{"a.service", "b.service", "c.service"} {

@@ -232,6 +232,7 @@ func (p *planning) hostAction() change.Action {
 
 // finish goes from needs to the plan: steps 7 to 10 of the package comment.
 func (p *planning) finish() *change.Plan {
+	p.leaveRuns()
 	p.bear()
 	p.barSoftReboot()
 	p.bound()

@@ -140,6 +140,28 @@ func (p *planning) own(name string) int {
 	return 0
 }
 
+// isRun tells whether a service is a run of liveupd: a worker, or what the timer starts.
+// One that restarted it would end itself half-way.
+func isRun(name string) bool {
+	return strings.HasPrefix(name, "liveupd-") && strings.HasSuffix(name, ".service")
+}
+
+// leaveRuns takes liveupd's own runs out of what is acted on: neither is one restarted or
+// stopped, nor is one begun while this one holds the lock.
+func (p *planning) leaveRuns() {
+	maps.DeleteFunc(p.verdicts, func(name string, v *verdict) bool {
+		if !isRun(name) {
+			return false
+		}
+		for _, r := range v.reasons {
+			p.spare(name, r, runEnds)
+		}
+		return true
+	})
+}
+
+const runEnds = "a run of liveupd ends by itself, and the next one is the new program"
+
 // managerStep is what PID 1 has to do now, within what is permitted: a
 // re-execution reads the unit files too.
 func (p *planning) managerStep() change.Action {
