@@ -64,8 +64,14 @@ func (e *Engine) apply(ctx context.Context, req Request, ev Events) (any, error)
 	if ev.Confirm != nil && !ev.Confirm(p.plan) {
 		return nil, ErrDeclined
 	}
+	post, err := s.preHooks(ctx, report, ev)
+	if err != nil {
+		return nil, err
+	}
 	r := &run{s: s, ev: ev, p: p, report: report}
-	if err := r.carryOut(ctx); err != nil {
+	err = r.carryOut(ctx)
+	post()
+	if err != nil {
 		return report, err
 	}
 	p.close()

@@ -67,6 +67,14 @@ func (e *Engine) exec(ctx context.Context, req Request, ev Events) (any, error) 
 			s.warnings = append(s.warnings, err.Error())
 		}
 	}()
+	if !req.PlanOnly {
+		// Before the command: what the hooks write to is then what it sees.
+		post, err := s.preHooks(ctx, report, ev)
+		if err != nil {
+			return nil, err
+		}
+		defer post()
+	}
 	p, err := s.planExec(ctx, w, ev)
 	if err != nil {
 		report.Result, report.Error = "failed", err.Error()

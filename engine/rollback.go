@@ -48,6 +48,13 @@ func (e *Engine) rollback(ctx context.Context, req Request, ev Events) (any, err
 			return report, err
 		}
 	}
+	// Before it is planned: what the hooks write to is then what is compared.
+	post, err := s.preHooks(ctx, report, ev)
+	if err != nil {
+		report.Result, report.Error = "failed", err.Error()
+		return report, err
+	}
+	defer post()
 	for i, g := range targets {
 		if err := s.rollbackOne(ctx, g, report, ev); err != nil {
 			return report, err
