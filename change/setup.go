@@ -16,6 +16,16 @@ type SetupItem struct {
 	Path   string `json:"path"`
 	Action string `json:"action"` // install, replace, remove, keep (it is as it should be, or somebody changed it)
 	Detail string `json:"detail,omitempty"`
+	For    string `json:"for,omitempty"`  // the neighbour for whom it is
+	Diff   string `json:"diff,omitempty"` // of a neighbour's item: unified, as diff -u prints it
+}
+
+// Neighbour is something else that updates a machine, or looks after updates.
+type Neighbour struct {
+	Name   string `json:"name"`
+	Now    string `json:"now"`              // what it does
+	Keeps  string `json:"keeps"`            // what becomes of it where nothing is changed
+	Change string `json:"change,omitempty"` // what setup --live-together changes about it
 }
 
 // SetupReport is what recovers an update that was cut short when a root boots, and
@@ -34,5 +44,7 @@ type SetupReport struct {
 	Items       []SetupItem  `json:"items"`
 	Commands    []string     `json:"commands"` // what makes the initrds anew: done, or still to be run
 	Lacks       []string     `json:"lacks"`    // what no recovery covers
-	Warnings    []string     `json:"warnings"`
+	// Neighbours are what else updates the root, or looks after updates.
+	Neighbours []Neighbour `json:"neighbours"`
+	Warnings   []string    `json:"warnings"`
 }

@@ -68,6 +68,8 @@ type Request struct {
 	QuiesceFiles int    `json:"quiesce_files,omitempty"` // of one unit, from which on auto does it; 0: quiesce.Files
 	Unattended   bool   `json:"unattended,omitempty"`    // apply: refuse what nobody is there to mend
 	Remove       bool   `json:"remove,omitempty"`        // setup: take it away
+	// Setup is what setup does beside the recovery at boot.
+	Setup SetupRequest `json:"setup,omitzero"`
 	// Units are those that check is asked about, and that restart may act on; none: all.
 	Units []string `json:"units,omitempty"`
 	// Rules are the caller's own; they come after the administrator's, and count more.

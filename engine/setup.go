@@ -106,28 +106,30 @@ func (e *Engine) setup(ctx context.Context, req Request, ev Events) (any, error)
 	if err != nil {
 		return nil, err
 	}
-	programs, err := ownPrograms()
+	u, err := openRecoverySetup(req, state)
 	if err != nil {
 		return nil, err
 	}
-	u, err := recovery.OpenSetup(req.Root, state, programs)
+	defer u.close()
+	beside, err := openTogether(req)
 	if err != nil {
 		return nil, err
 	}
-	defer u.Close()
+	defer beside.close()
 	report := &change.SetupReport{MessageType: "report", Schema: Schema, Verb: "setup", Root: req.Root, Items: []change.SetupItem{}, Commands: []string{}, Warnings: []string{}}
-	var initrds bool
-	if req.Remove {
-		report.Items, initrds, err = u.PlanRemove()
-	} else {
-		report.Items, initrds, err = u.Plan()
-	}
+	report.Neighbours = beside.beside.Found
+	items, initrds, err := u.plan(req)
 	if err != nil {
 		return nil, err
 	}
+	others, err := beside.plan(req)
+	if err != nil {
+		return nil, err
+	}
+	report.Items = append(items, others...)
 	fillSetup(report, state)
 	rebuild := state.Rebuild()
-	initrds = initrds && len(rebuild) > 0 && len(state.Kernels) > 0
+	initrds = initrds && len(rebuild) > 0 && len(state.Kernels) > 0 && !req.Setup.NoInitrds
 	if initrds {
 		report.Commands = append(report.Commands, strings.Join(rebuild, " "))
 	}
@@ -140,10 +142,9 @@ func (e *Engine) setup(ctx context.Context, req Request, ev Events) (any, error)
 		report.Result = "planned"
 		return report, nil
 	}
-	if req.Remove {
-		err = u.Remove()
-	} else {
-		err = u.Install()
+	var warning string
+	if err = u.do(req); err == nil {
+		warning, err = beside.do(ctx, req, others)
 	}
 	if errors.Is(err, fs.ErrPermission) || err != nil && strings.Contains(err.Error(), "read-only file system") {
 		err = change.WithHint(err, "make the root writable for the time of the setup, or run liveupd setup --root DIR where its image is made")
@@ -152,6 +153,9 @@ func (e *Engine) setup(ctx context.Context, req Request, ev Events) (any, error)
 		return nil, err
 	}
 	report.Result = "done"
+	if warning != "" {
+		report.Warnings = append(report.Warnings, warning)
+	}
 	if initrds {
 		ev.progress("rebuilding", 0, 0, "", "the initrds, with "+rebuild[0])
 		if err := rebuildInitrds(ctx, req, rebuild); err != nil {
@@ -168,6 +172,49 @@ func (e *Engine) setup(ctx context.Context, req Request, ev Events) (any, error)
 		report.Lacks = []string{}
 	}
 	return report, nil
+}
+
+// recoverySetup is the recovery at boot as far as the request is for it.
+type recoverySetup struct {
+	*recovery.Setup // nil: it is not
+}
+
+func openRecoverySetup(req Request, state *recovery.State) (recoverySetup, error) {
+	if req.Setup.Settle || req.Remove && req.Setup.Together {
+		return recoverySetup{}, nil
+	}
+	programs, err := ownPrograms()
+	if err != nil {
+		return recoverySetup{}, err
+	}
+	u, err := recovery.OpenSetup(req.Root, state, programs)
+	return recoverySetup{u}, err
+}
+
+func (u recoverySetup) close() {
+	if u.Setup != nil {
+		u.Close()
+	}
+}
+
+func (u recoverySetup) plan(req Request) (items []change.SetupItem, initrds bool, err error) {
+	switch {
+	case u.Setup == nil:
+		return nil, false, nil
+	case req.Remove:
+		return u.PlanRemove()
+	}
+	return u.Plan()
+}
+
+func (u recoverySetup) do(req Request) error {
+	switch {
+	case u.Setup == nil:
+		return nil
+	case req.Remove:
+		return u.Remove()
+	}
+	return u.Install()
 }
 
 func fillSetup(r *change.SetupReport, s *recovery.State) {

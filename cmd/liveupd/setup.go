@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"os"
 	"strings"
@@ -34,19 +35,49 @@ they hold it. Doing it again does nothing.
 A machine without an initrd boots with init=/usr/local/lib/liveupd/liveupd-init on the
 kernel's command line instead.
 
-At a terminal it asks; elsewhere it shows, and --yes installs. --remove takes away
-what it has installed, and no more.
+It also shows what else updates this machine: unattended-upgrades, apt's own timers,
+needrestart, etckeeper, snapper. By default all of them go on beside liveupd. With
+--live-together it shows, as a diff, the files that make them fit together, and lays them
+when agreed to: files of its own, never a change of somebody else's. unattended-upgrades
+then stands down while [unattended] enabled = true, and comes back when that ends;
+etckeeper and snapper are called before and after an update, by programs in
+/etc/liveupd/hooks.d.
+
+At a terminal it asks; elsewhere it shows, and --yes installs. --undo takes away
+what it has installed, and no more: a file that was changed since stays, and is told.
 ` + setupHelp,
 		Args: takes(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error { return setup(cmd, o, req) },
 	}
-	cmd.Flags().BoolVar(&req.Remove, "remove", false, "take away what setup has installed")
+	f := cmd.Flags()
+	f.BoolVar(&req.Setup.Together, "live-together", false, "with unattended-upgrades, etckeeper and snapper; with --undo: just that")
+	f.BoolVar(&req.Remove, "undo", false, "take away what setup has installed")
+	f.BoolVar(&req.Remove, "remove", false, "the same")
+	f.BoolVar(&req.Setup.NoInitrds, "no-initrds", false, "do not make the initrds anew")
+	f.BoolVar(&req.Setup.Settle, "settle", false, "bring what --live-together has laid in line with the configuration")
+	_ = f.MarkHidden("remove") // it is defined above
+	_ = f.MarkHidden("settle")
 	o.yesFlag(cmd)
 	return cmd
 }
 
 func setup(cmd *cobra.Command, o *options, req engine.Request) error {
 	r := o.renderer()
+	if req.Setup.Settle {
+		if req.Remove || req.Setup.Together {
+			return engine.Usage(errors.New("--settle goes alone"))
+		}
+		// A service calls it each day: it has something to say only where it did something.
+		result, err := o.do(cmd.Context(), req, r)
+		if report, ok := result.(*change.SetupReport); ok && err == nil && report.Result == "done" {
+			for _, it := range report.Items {
+				if it.Action != "keep" {
+					fmt.Fprintf(cmd.OutOrStdout(), "%s %s\n", it.Action, it.Path)
+				}
+			}
+		}
+		return err
+	}
 	if !o.yes {
 		show := req
 		show.PlanOnly = true

@@ -71,6 +71,9 @@ func Open(r *os.Root, recordFile string, files []File) (*Set, error) {
 // Recorded tells whether anything of the set was laid.
 func (s *Set) Recorded() bool { return len(s.rec.Files) > 0 }
 
+// Laid tells whether a path was laid by an earlier Install.
+func (s *Set) Laid(name string) bool { return s.rec.Files[name] != "" }
+
 // digest identifies what a file is to be.
 func (f *File) digest() (string, error) {
 	switch {

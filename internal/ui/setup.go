@@ -1,6 +1,8 @@
 package ui
 
 import (
+	"strings"
+
 	"github.com/liveupd/liveupd/change"
 )
 
@@ -8,7 +10,7 @@ func (j *jsonRenderer) Setup(r *change.SetupReport) {
 	c := *r
 	c.MessageType = "report"
 	c.Kernels, c.Items, c.Commands = list(c.Kernels), list(c.Items), list(c.Commands)
-	c.Lacks, c.Warnings = list(c.Lacks), list(c.Warnings)
+	c.Lacks, c.Warnings, c.Neighbours = list(c.Lacks), list(c.Warnings), list(c.Neighbours)
 	j.line(c)
 }
 
@@ -47,6 +49,7 @@ func (t *text) Setup(r *change.SetupReport) {
 	if r.Init {
 		t.printf("  init=  %s\n", t.paint(green, "liveupd-init"))
 	}
+	t.neighbours(r.Neighbours)
 	would := map[string]string{"planned": "would be done", "done": "was done", "pending": "was done"}[r.Result]
 	if would == "" {
 		t.printf("Nothing to do.\n")
@@ -61,6 +64,11 @@ func (t *text) Setup(r *change.SetupReport) {
 		if it.Detail != "" {
 			t.printf("           %s\n", clean(it.Detail))
 		}
+		if it.Diff != "" && (r.Result == "planned" || t.o.Verbose) {
+			for line := range strings.Lines(it.Diff) {
+				t.printf("      %s\n", clean(strings.TrimSuffix(line, "\n")))
+			}
+		}
 	}
 	verb := "run"
 	if r.Result == "pending" {
@@ -74,5 +82,20 @@ func (t *text) Setup(r *change.SetupReport) {
 	}
 	for _, w := range r.Warnings {
 		t.printf("%s %s\n", t.paint(yellow, "warning:"), cleanLines(w, "  "))
+	}
+}
+
+// neighbours shows what else updates the root.
+func (t *text) neighbours(list []change.Neighbour) {
+	if len(list) == 0 {
+		return
+	}
+	t.printf("%s\n", t.paint(bold, "What else updates it"))
+	for _, n := range list {
+		t.printf("  %s: %s\n", clean(n.Name), clean(n.Now))
+		t.printf("      %s\n", clean(n.Keeps))
+		if n.Change != "" {
+			t.printf("      with --live-together it %s\n", clean(n.Change))
+		}
 	}
 }

@@ -37,6 +37,7 @@ var floors = map[string]int{
 	"inspect":          3,
 	"planner":          3,
 	"recovery":         3,
+	"neighbours":       3,
 	"restart":          3,
 	"quiesce":          3,
 	"sandbox":          3,
