@@ -23,7 +23,7 @@ VCS   := $(if $(shell git rev-parse HEAD 2>/dev/null),true,false)
 BUILD := CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=$(VCS) -ldflags '-s -w'
 
 # The Debian roots that tests boot, and the packages whose tests have a long form.
-ROOTS := small bookworm trixie peers vm
+ROOTS := small bookworm trixie peers together vm
 LONG  := ./transact ./tests/power ./tests/vm ./tests/layouts ./tests/boot ./recovery/...
 
 .DEFAULT_GOAL := help

@@ -40,6 +40,7 @@ needs=(
 	bzip2:bzip2
 	bsdtar:libarchive-tools # archives by another maker
 	dpkg-deb:dpkg
+	lintian:lintian # what Debian's own people would say of the package
 	debian-archive-keyring
 	ca-certificates
 )

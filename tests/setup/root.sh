@@ -1,11 +1,11 @@
 #!/bin/bash
 # Prints the path of a cached Debian root, after making it where there is none.
 #
-#   root.sh bookworm|trixie|small|peers|night|vm|vm-bookworm
+#   root.sh bookworm|trixie|small|peers|night|together|vm|vm-bookworm
 #
 # small is bookworm with nginx only, for `make run`; peers is trixie with what
 # liveupd is compared with; night is bookworm with three servers and what upgrades a Debian
-# machine unattended; vm is trixie with a kernel and what
+# machine unattended; together is trixie with all that looks after updates; vm is trixie with a kernel and what
 # builds its initrd, for virtual machines, vm-bookworm just an older kernel for them.
 #
 # The roots hold the release's own versions (suite "main" only, neither updates
@@ -39,6 +39,10 @@ night)
 	suite=bookworm
 	packages="nginx exim4-daemon-light openssh-server cron unattended-upgrades needrestart python3 libpam-systemd iproute2 procps"
 	;;
+together)
+	suite=trixie
+	packages="nginx cron openssh-server python3 perl libpam-systemd iproute2 procps unattended-upgrades needrestart etckeeper git"
+	;;
 vm)
 	suite=trixie
 	packages="linux-image-cloud-amd64 initramfs-tools dracut-core udev zstd e2fsprogs xfsprogs btrfs-progs kexec-tools busybox cron openssh-server iproute2 procps"
@@ -47,7 +51,7 @@ vm-bookworm)
 	suite=bookworm
 	packages=linux-image-cloud-amd64
 	;;
-*) die "usage: root.sh bookworm|trixie|small|peers|night|vm|vm-bookworm" ;;
+*) die "usage: root.sh bookworm|trixie|small|peers|night|together|vm|vm-bookworm" ;;
 esac
 
 recipe=1 # raise it when the steps below change
