@@ -58,7 +58,11 @@ func stillWaits(w change.Waiting, u *change.UnitState) bool {
 	if u == nil || !u.Active() {
 		return false
 	}
-	return w.Invocation == "" || u.InvocationID == w.Invocation
+	if w.Invocation == "" {
+		// Its manager did not answer then: the time has to do.
+		return bootTime()+int64(u.InvokedMonoUSec/1e6) <= w.Since
+	}
+	return u.InvocationID == w.Invocation
 }
 
 // waitingFor makes the records of what a plan puts off.

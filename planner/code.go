@@ -103,6 +103,7 @@ func (p *planning) hit(h change.Hit) {
 	case isUserManager(h.Unit) && h.UserUnit != "" && h.UserUnit != "init.scope":
 		p.user(h.Unit).hit(ofUser(h))
 	case p.problem != "":
+		r.Detail = join("; ", r.Detail, p.problem)
 		p.postpone(h.Unit, r)
 	case u == nil:
 		// The unit has ended or is about to; its next start has the new code.

@@ -41,6 +41,11 @@ units, packages: names, or patterns with * ? [a-z]; packages are those that own 
 which changes. paths: the same, or a folder with a slash at its end for all below it. Of
 several of these lists each has to match.
 
+A unit of a user is known by its own name and by that of its manager before it:
+"module.service" and "user@1000.service/module.service"; "user@*.service/*" are all units of
+all users. What a rule defers, never interrupts or ignores of "user@1000.service" it does of all
+units of that user as well.
+
 action is one of
   restart  also where a reload would do, or where liveupd would put it off
   reload   in place of a restart; put off where the unit has no reload

@@ -8,6 +8,7 @@ import (
 	"net"
 	"strconv"
 	"strings"
+	"syscall"
 
 	"github.com/liveupd/liveupd/change"
 	"github.com/liveupd/liveupd/internal/sys"
@@ -116,6 +117,9 @@ func (u *UserManager) socket() (*sys.FD, error) {
 		return nil, refuse("the folder is another user's")
 	}
 	fd, err := sys.OpenAt(dir, "systemd/private", sys.OpenPath|sys.OpenNoLink, sys.ResolveBeneath|sys.ResolveNoSymlinks|sys.ResolveNoXDev)
+	if errors.Is(err, syscall.ELOOP) || errors.Is(err, syscall.EXDEV) {
+		return nil, refuse("a link, or another file system, leads elsewhere")
+	}
 	if err != nil {
 		return nil, fmt.Errorf("cannot open %s: %w", place, err)
 	}

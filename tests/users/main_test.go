@@ -3,6 +3,8 @@
 package users
 
 import (
+	"debug/elf"
+	"errors"
 	"fmt"
 	"maps"
 	"os"
@@ -11,14 +13,17 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/liveupd/liveupd/tests/fixture"
 	"github.com/liveupd/liveupd/tests/machine"
 )
 
 const (
-	alice = 1000
-	bob   = 1001
+	alice        = 1000
+	bob          = 1001
+	aliceManager = "user@1000.service"
+	bobManager   = "user@1001.service"
 )
 
 // Paths of what the users' services hang on.
@@ -135,14 +140,92 @@ func appendTo(root, name, line string) error {
 		return err
 	}
 	_, err = f.WriteString(line)
-	return errorsJoin(err, f.Close())
+	return errors.Join(err, f.Close())
 }
 
-func errorsJoin(a, b error) error {
-	if a != nil {
-		return a
+// boot boots a machine on which both users' services run.
+func boot(t *testing.T, root string) *machine.Machine {
+	t.Helper()
+	machine.Require(t)
+	m := machine.Boot(t, machine.Options{Root: root, Customize: lay, Programs: machine.Programs(t)})
+	m.Shell("systemctl reset-failed")
+	await(t, "the users' services", func() bool { return len(all(t, m)) == len(running) })
+	return m
+}
+
+// running are the users' services that run when a machine has come up.
+var running = of("module.service", "", "plain.service", "", "hidden.service", "", "plugin.service", "", "desk.service", "", "alice:own.service", "")
+
+func await(t *testing.T, what string, cond func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(time.Minute); !cond(); time.Sleep(100 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("waited a minute for %s", what)
+		}
 	}
-	return b
+}
+
+func source(dir string) []string { return []string{"--source", "tree:" + dir, "--allow-unsigned"} }
+
+func apply(t *testing.T, m *machine.Machine, dir string) *fixture.Output {
+	t.Helper()
+	return fixture.In(t, m, append([]string{"apply", "--yes"}, source(dir)...)...)
+}
+
+// userSteps are the steps of a plan that users' managers carry out.
+func userSteps(o *fixture.Output) []string {
+	var out []string
+	for _, s := range o.Plan.Steps {
+		if s.Manager != "" {
+			out = append(out, s.Do+" "+s.Manager+"/"+s.Target)
+		}
+	}
+	return out
+}
+
+// glob is the one path of a cached root that matches.
+func glob(t *testing.T, root, pattern string) string {
+	t.Helper()
+	base := machine.CachedRoot(t, root)
+	found, err := filepath.Glob(filepath.Join(base, pattern))
+	if err != nil || len(found) != 1 {
+		t.Fatalf("%s: %v, %v; want one path", pattern, found, err)
+	}
+	rel, err := filepath.Rel(base, found[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	return rel
+}
+
+// plugin is what the users' plug-in is a copy of.
+func plugin(t *testing.T, root string) string {
+	t.Helper()
+	return filepath.Join(machine.CachedRoot(t, root), glob(t, root, "usr/lib/*/libz.so.1"))
+}
+
+// rebuilt is an ELF object with another build-id, as a new build of a library has.
+func rebuilt(t *testing.T, path string) string {
+	t.Helper()
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, err := elf.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	note := f.Section(".note.gnu.build-id")
+	if note == nil {
+		t.Fatalf("%s has no build-id", path)
+	}
+	b[note.Offset+note.FileSize-1] ^= 1
+	return string(b)
+}
+
+func subtract(list, gone []string) []string {
+	return slices.DeleteFunc(slices.Clone(list), func(s string) bool { return slices.Contains(gone, s) })
 }
 
 // as runs systemctl in a user's manager and gives what it printed.
