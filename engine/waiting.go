@@ -9,6 +9,7 @@ import (
 	"slices"
 
 	"github.com/liveupd/liveupd/change"
+	"github.com/liveupd/liveupd/internal/sys"
 )
 
 // What was put off. A transaction records which units it left with the old state, since
@@ -60,7 +61,8 @@ func stillWaits(w change.Waiting, u *change.UnitState) bool {
 	}
 	if w.Invocation == "" {
 		// Its manager did not answer then: the time has to do.
-		return bootTime()+int64(u.InvokedMonoUSec/1e6) <= w.Since
+		clocks, err := sys.ReadClocks()
+		return err != nil || clocks.Real-clocks.Monotonic+int64(u.InvokedMonoUSec)*1000 <= w.Since*1e9
 	}
 	return u.InvocationID == w.Invocation
 }
