@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"strings"
 	"time"
@@ -73,7 +74,9 @@ func (r *run) applyRequest(held []string) engine.Request {
 		req.Apt = &apt.Options{
 			Full: r.u.FullUpgrade, OnlySecurity: r.u.OnlySecurity, AutoRemove: r.u.AutoRemove, Unattended: true,
 			Hold: slices.Concat(r.u.Hold, held), NewConf: r.cfg.Conffiles == "new",
+			LiveAfter: r.cfg.LiveData == "after",
 		}
+		req.Env = os.Environ()
 	}
 	return req
 }

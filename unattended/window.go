@@ -36,8 +36,8 @@ func Changes(windows []change.Window, t time.Time) time.Time {
 		return time.Time{}
 	}
 	now := Open(windows, t)
-	// By the clock's own minutes: zones differ from UTC by whole minutes since a century.
-	at := t.Truncate(time.Minute)
+	// By the minutes of the local clock, which in some zones are not those of UTC.
+	at := t.Truncate(time.Second).Add(-time.Duration(t.Second()) * time.Second)
 	for end := at.Add(horizon); at.Before(end); {
 		at = at.Add(time.Minute)
 		if Open(windows, at) != now {

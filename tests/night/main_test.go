@@ -162,16 +162,6 @@ func (r *rig) publish(list ...app) {
 	index(r.t, dir)
 }
 
-// withdraw takes a version out of the archive.
-func (r *rig) withdraw(name, version string) {
-	r.t.Helper()
-	dir := r.Path("/srv/archive")
-	if err := os.Remove(filepath.Join(dir, name+"_"+version+"_all.deb")); err != nil {
-		r.t.Fatal(err)
-	}
-	index(r.t, dir)
-}
-
 // configure writes [unattended]; enabled is said by it.
 func (r *rig) configure(lines ...string) {
 	r.t.Helper()
