@@ -190,6 +190,9 @@ type Input struct {
 	// Restore are the steps that an update had carried out which is now taken
 	// back: what they recorded is how the host was before.
 	Restore []Step
+	// Generated is nil where no running system was looked at, or where nothing
+	// changes that generators read.
+	Generated *Generated
 	// Packages are the owners of paths that change, where a rule asks for them.
 	Packages map[string][]string
 }

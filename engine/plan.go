@@ -34,6 +34,9 @@ type planned struct {
 	base   *catalog.Base
 	facts  *change.Facts
 	mounts *nsmount.Picture // when it was planned; nil where nothing will be committed
+	// expect is what generators should have made after a daemon-reload, by path;
+	// nil where that was not looked at.
+	expect map[string]string
 	// held is given back when the plan is carried out or dropped.
 	held []func()
 	// yield gives back those of the package manager's locks that dpkg takes itself; nil where
@@ -193,7 +196,7 @@ func (s *session) diffOptions(ev Events) diff.Options {
 
 // decide reads both trees and the running host, and makes the plan for p.delta,
 // whose new content lies below content.
-func (s *session) decide(ctx context.Context, p *planned, content *sys.FD, policy change.Policy, ev Events) error {
+func (s *session) decide(ctx context.Context, p *planned, content *sys.FD, policy change.Policy, ev Events) (err error) {
 	ev.progress("planning", 0, 0, "", "")
 	s.govern(&policy)
 	in := change.Input{Delta: p.delta, Policy: policy, Restore: p.restore, Facts: &change.Facts{}, Old: &change.Tree{}, New: &change.Tree{}}
@@ -207,7 +210,7 @@ func (s *session) decide(ctx context.Context, p *planned, content *sys.FD, polic
 		}
 	}
 	if !p.delta.Empty() {
-		if err := s.readTrees(ctx, &in, content, running); err != nil {
+		if p.expect, err = s.readTrees(ctx, &in, content, running, ev); err != nil {
 			return err
 		}
 	}
@@ -253,28 +256,39 @@ func (s *session) readHost(ctx context.Context, d *change.Delta, facts *change.F
 	return nil
 }
 
-// readTrees loads what the old and the new tree say of their units.
-func (s *session) readTrees(ctx context.Context, in *change.Input, content *sys.FD, running bool) (err error) {
+// readTrees loads what the old and the new tree say of their units, and tells
+// what generators should have made when the new one's have run.
+func (s *session) readTrees(ctx context.Context, in *change.Input, content *sys.FD, running bool, ev Events) (expect map[string]string, err error) {
 	vols := s.rootVolumes()
 	if running {
 		// Generated and transient units, and drop-ins, lie in /run, which no file
 		// system of the root holds.
 		run, err := sys.OpenRoot("/run")
 		if err != nil {
-			return fmt.Errorf("cannot read the generated units: %w", err)
+			return nil, fmt.Errorf("cannot read the generated units: %w", err)
 		}
 		defer run.Close()
 		vols = append(vols, rootfs.Volume{Mount: "/run", Dir: run})
 	}
 	oldView := rootfs.Volumes(vols...)
 	newView := rootfs.Overlay(oldView, in.Delta, content)
+	if running {
+		made, err := s.previewGenerators(ctx, in.Delta, content, oldView, newView, ev)
+		if err != nil {
+			return nil, fmt.Errorf("cannot preview the generators: %w", err)
+		}
+		if made != nil {
+			in.Generated, expect = made.plan, made.expect
+			newView = made.overlay(oldView, in.Delta, content)
+		}
+	}
 	o := loadOptions(in.Facts.Units)
 	o.Run, o.Static = running, !running
 	if in.Old, err = rootfs.Load(ctx, oldView, o); err != nil {
-		return fmt.Errorf("cannot read the units of the old tree: %w", err)
+		return nil, fmt.Errorf("cannot read the units of the old tree: %w", err)
 	}
 	if in.New, err = rootfs.Load(ctx, newView, o); err != nil {
-		return fmt.Errorf("cannot read the units of the new tree: %w", err)
+		return nil, fmt.Errorf("cannot read the units of the new tree: %w", err)
 	}
 	rootfs.MarkSameCode(oldView, newView, in)
 	var etc []string
@@ -289,16 +303,16 @@ func (s *session) readTrees(ctx context.Context, in *change.Input, content *sys.
 				"the database of %s is not read: which service a file in /etc belongs to is told by the unit files and the built-in table alone", other))
 		}
 		if err := rootfs.ConfigReaders(oldView, in.Old, etc); err != nil {
-			return err
+			return nil, err
 		}
 		if err := rootfs.ConfigReaders(newView, in.New, etc); err != nil {
-			return err
+			return nil, err
 		}
 	}
 	if running {
 		(&userTree{s: s, delta: in.Delta, content: content, etc: etc}).trees(ctx, in.Facts)
 	}
-	return nil
+	return expect, nil
 }
 
 func (s *session) rootVolumes() []rootfs.Volume {

@@ -137,6 +137,7 @@ func (r *run) finish(ctx context.Context, stopped []change.StepResult, after []c
 	began := time.Now()
 	r.conclude()
 	r.lookAgain(ctx)
+	r.compareGenerated()
 	if err := r.tx.Verified(); err != nil {
 		if liveSteps(r.p.plan.Steps) != nil {
 			return r.stuck(err)

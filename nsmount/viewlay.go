@@ -195,7 +195,11 @@ const (
 func (b *builder) copyRunFile(from, to *sys.FD, name string, n *change.Node) error {
 	switch n.Type {
 	case change.Symlink:
-		return b.k.Symlink(n.Target, to, name)
+		target, err := sys.Readlink(from, name)
+		if err != nil {
+			return nil //nolint:nilerr // what lies in /run comes and goes
+		}
+		return b.k.Symlink(target, to, name)
 	case change.Regular:
 	default:
 		return nil

@@ -15,8 +15,8 @@ import (
 // taken away under whoever uses it.
 func (p *planning) fstab(old, new *change.HostConfig) {
 	const file = "/etc/fstab"
-	if !p.changed.at(file) {
-		return
+	if !p.changed.at(file) || p.in.Generated != nil && p.in.Generated.Unseen == "" {
+		return // not in it, or told by the units that are made of it
 	}
 	before := mountsOf(old.Fstab)
 	after := mountsOf(new.Fstab)

@@ -184,6 +184,7 @@ func (p *planning) verdict(name string) *verdict {
 // raise lifts a running unit to a rung, never lowers it, and keeps the reason.
 // A oneshot has done its work: it is not run again unless it asks for that.
 func (p *planning) raise(u *unit, rung change.Action, r change.Reason) {
+	r = p.ofGenerated(r)
 	if p.stale != nil && !p.stale(u, rung, r) {
 		return
 	}
@@ -206,6 +207,7 @@ func (p *planning) raise(u *unit, rung change.Action, r change.Reason) {
 
 // postpone notes a need that cannot be met now.
 func (p *planning) postpone(name string, r change.Reason) {
+	r = p.ofGenerated(r)
 	if rule := p.rule([]string{name}, r.Path); rule != nil {
 		if action, why := p.ruling(rule); action == change.RuleIgnore {
 			p.spare(name, r, why)
@@ -218,7 +220,7 @@ func (p *planning) postpone(name string, r change.Reason) {
 }
 
 func (p *planning) needHost(a change.Action, r change.Reason) {
-	p.host = append(p.host, hostNeed{a, r})
+	p.host = append(p.host, hostNeed{a, p.ofGenerated(r)})
 }
 
 // hostAction is the highest of what the host needs.
@@ -239,6 +241,7 @@ func (p *planning) finish() *change.Plan {
 	p.propagate()
 	p.settle()
 	p.settleEffects()
+	p.unsureGenerators()
 
 	out := &change.Plan{
 		MessageType: "plan", Schema: schema, Static: p.static,

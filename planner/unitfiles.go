@@ -49,7 +49,7 @@ func (p *planning) unitFile(u *unit) {
 		d.file = p.changedFile(&d, u.old, u.new)
 		p.trigger(u, d)
 		c := directive.ClassOf(u.kind(), d.section, d.key)
-		if c < directive.Exec || !p.managerHears(d) {
+		if c < directive.Exec || !p.managerHears(d) || p.sameMount(u, d) {
 			continue
 		}
 		worst = max(worst, c)
@@ -117,6 +117,11 @@ func vanishes(u *unit) (kind, file string) {
 }
 
 func (p *planning) vanish(u *unit, r change.Reason) {
+	r = p.ofGenerated(r)
+	if p.generated(u.old.Fragment) && (u.kind() == "mount" || u.kind() == "swap") {
+		p.warn("%s: %s is no longer in it and stays", r.Path, u.name)
+		return
+	}
 	switch u.kind() {
 	case "service", "socket", "timer", "path", "automount":
 	case "mount":
@@ -210,6 +215,7 @@ func (p *planning) daemonReload() {
 		delete(notes, e.Path)
 		delete(notes, short)
 	}
+	p.generatedReload(notes)
 	// A definition may lie outside of the unit directories, behind a link.
 	for _, file := range slices.Sorted(maps.Keys(notes)) {
 		if file != "" {
@@ -256,6 +262,10 @@ func (p *planning) starts() {
 		if def == nil {
 			def = lookup(p.in.New, name)
 		}
+		if p.optional(def) {
+			p.warn("%s: %s is mounted at the next boot, or by: systemctl start %s", p.ofGenerated(change.Reason{Path: def.Fragment}).Path, last(def, "Mount", "Where"), name)
+			continue
+		}
 		r := change.Reason{Kind: "unit-added", Path: def.Fragment, Unit: by, Detail: by + " wants it now"}
 		if w := p.in.New.Units[by]; w != nil {
 			if f := wantedIn(w, name); f != "" {
@@ -269,7 +279,7 @@ func (p *planning) starts() {
 			v.deferred = true
 			r.Detail += "; systemd refuses to start it by hand"
 		}
-		v.reasons = append(v.reasons, r)
+		v.reasons = append(v.reasons, p.ofGenerated(r))
 	}
 }
 

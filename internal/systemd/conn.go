@@ -266,6 +266,15 @@ func (c *Conn) Version() int {
 	return c.version
 }
 
+// Manager is a property of the manager that is text, "" where it has none of the name.
+func (c *Conn) Manager(ctx context.Context, name string) string {
+	text, err := c.current().manager(ctx, name)
+	if err != nil {
+		return "" // an older systemd, as a rule
+	}
+	return text
+}
+
 // Private tells whether the private socket is used, so that dbus may go away.
 func (c *Conn) Private() bool { return c.current().private }
 
