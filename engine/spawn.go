@@ -43,7 +43,7 @@ type message struct {
 
 // causes are the conditions that survive the way from the worker.
 var causes = map[string]error{
-	"verification": change.ErrVerification, "locked": change.ErrLocked, "drift": change.ErrDrift,
+	"verification": change.ErrVerification, "locked": change.ErrLocked, "drift": change.ErrDrift, "interrupted": context.Canceled,
 	"person": change.ErrNeedsPerson, "declined": ErrDeclined, "usage": ErrUsage,
 	"rolled-back": ErrRolledBack, "nothing-committed": ErrNothingCommitted,
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -113,13 +114,21 @@ func (a *applyOptions) run(cmd *cobra.Command, o *options, args []string) error 
 	return o.finish(r, result, err)
 }
 
+func ladder() string {
+	var names []string
+	for _, a := range change.Ladder() {
+		names = append(names, a.String())
+	}
+	return strings.Join(names, ", ")
+}
+
 // setMax takes over --max.
 func setMax(req *engine.Request, max string) error {
 	if max == "" {
 		return nil
 	}
 	if err := req.Max.UnmarshalText([]byte(max)); err != nil || !slices.Contains(change.Ladder(), req.Max) {
-		return engine.Usage(fmt.Errorf("--max takes one of %v, not %q", change.Ladder(), max))
+		return engine.Usage(fmt.Errorf("--max takes %s, not %q", ladder(), max))
 	}
 	req.MaxSet = true
 	return nil

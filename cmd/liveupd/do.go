@@ -20,13 +20,18 @@ import (
 )
 
 // renderer prints to where the flags and the terminal say.
+// The verb and its error share one: it takes its progress line away.
 func (o *options) renderer() ui.Renderer {
+	if o.screen != nil {
+		return o.screen
+	}
 	plain := os.Getenv("NO_COLOR") != "" || os.Getenv("TERM") == "dumb"
-	return ui.New(&o.out, os.Stderr, ui.Options{
+	o.screen = ui.New(&o.out, os.Stderr, ui.Options{
 		JSON: o.json, Verbose: o.verbose,
 		Color: !plain && sys.TerminalWidth(os.Stdout) > 0,
 		Width: sys.TerminalWidth(os.Stderr),
 	})
+	return o.screen
 }
 
 func (o *options) fail(err error) {
@@ -35,7 +40,7 @@ func (o *options) fail(err error) {
 		hint = h.Hint
 	}
 	if o.out.err != nil {
-		o.json = false // what goes to standard output is not read
+		o.json, o.screen = false, nil // what goes to standard output is not read
 	}
 	o.renderer().Error(err, hint, exitCode(err))
 }
@@ -95,23 +100,12 @@ func (o *options) asks() bool {
 
 func confirm(ctx context.Context) bool {
 	fmt.Fprint(os.Stderr, "Proceed? [y/N] ")
-	// A read of a terminal cannot be interrupted: an interrupt leaves it behind.
-	lines := make(chan string, 1)
-	go func() {
-		line, err := bufio.NewReader(os.Stdin).ReadString('\n')
-		if err != nil {
-			fmt.Fprintln(os.Stderr)
-		}
-		lines <- line
-	}()
-	select {
-	case line := <-lines:
-		answer := strings.ToLower(strings.TrimSpace(line))
-		return answer == "y" || answer == "yes"
-	case <-ctx.Done():
+	line, err := orInterrupt(ctx, func() (string, error) { return bufio.NewReader(os.Stdin).ReadString('\n') })
+	if err != nil {
 		fmt.Fprintln(os.Stderr)
-		return false
 	}
+	answer := strings.ToLower(strings.TrimSpace(line))
+	return err == nil && (answer == "y" || answer == "yes")
 }
 
 // defaults fills a request from the configuration of the root.
@@ -175,7 +169,8 @@ func (q *quiesceValue) Set(s string) error {
 // finish prints a report and sets the exit code.
 func (o *options) finish(r ui.Renderer, result any, err error) error {
 	report, ok := result.(*change.Report)
-	if ok && report != nil {
+	// Who said no knows what became of it.
+	if ok && report != nil && !errors.Is(err, engine.ErrDeclined) {
 		r.Report(report)
 		if err == nil && report.Result == "pending" {
 			o.code = exitPending

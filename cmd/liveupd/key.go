@@ -67,21 +67,11 @@ revoked key is refused.
 		Args: takes(1, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			req := engine.KeysRequest{Do: "add", Name: name}
-			in := io.Reader(os.Stdin)
-			if args[0] != "-" {
-				f, err := os.Open(args[0])
-				if err != nil {
-					return fmt.Errorf("cannot read the public key: %w", err)
-				}
-				defer f.Close()
-				in = f
-				if name == "" {
-					req.Name = strings.TrimSuffix(filepath.Base(args[0]), ".pub")
-				}
+			if args[0] != "-" && name == "" {
+				req.Name = strings.TrimSuffix(filepath.Base(args[0]), ".pub")
 			}
 			var err error
-			// More than any key has: the rest tells that it is none.
-			if req.Text, err = io.ReadAll(io.LimitReader(in, 64<<10)); err != nil {
+			if req.Text, err = orInterrupt(cmd.Context(), func() ([]byte, error) { return keyText(args[0]) }); err != nil {
 				return fmt.Errorf("cannot read the public key: %w", err)
 			}
 			return o.keys(cmd, req)
@@ -89,6 +79,20 @@ revoked key is refused.
 	}
 	cmd.Flags().StringVar(&name, "name", "", "what to call it: its file is `NAME`.pub")
 	return cmd
+}
+
+// keyText reads a key from a file or, for "-", from standard input.
+func keyText(file string) ([]byte, error) {
+	in := os.Stdin
+	if file != "-" {
+		var err error
+		if in, err = os.Open(file); err != nil {
+			return nil, err
+		}
+		defer in.Close()
+	}
+	// More than any key has: the rest tells that it is none.
+	return io.ReadAll(io.LimitReader(in, 64<<10))
 }
 
 func newKeyList(o *options) *cobra.Command {

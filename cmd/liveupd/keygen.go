@@ -80,7 +80,7 @@ func password(ctx context.Context, file string, twice bool) (string, error) {
 		file = os.Getenv(passwordEnv)
 	}
 	if file != "" {
-		return passwordFrom(file)
+		return orInterrupt(ctx, func() (string, error) { return passwordFrom(file) })
 	}
 	if sys.TerminalWidth(os.Stdin) == 0 {
 		return "", change.WithHint(errors.New("cannot ask for the password: this is no terminal"),
@@ -125,6 +125,27 @@ func passwordFrom(file string) (string, error) {
 	return line, nil
 }
 
+// orInterrupt waits for what is read from a person or a FIFO, or for an interrupt: such
+// a read, and the open of a FIFO, cannot be interrupted, and are left behind.
+func orInterrupt[T any](ctx context.Context, read func() (T, error)) (T, error) {
+	type answer struct {
+		v   T
+		err error
+	}
+	came := make(chan answer, 1)
+	go func() {
+		v, err := read()
+		came <- answer{v, err}
+	}()
+	select {
+	case a := <-came:
+		return a.v, a.err
+	case <-ctx.Done():
+		var none T
+		return none, ctx.Err()
+	}
+}
+
 func ask(ctx context.Context, question string) (string, error) {
 	fmt.Fprint(os.Stderr, question)
 	restore, err := sys.EchoOff(os.Stdin)
@@ -132,26 +153,15 @@ func ask(ctx context.Context, question string) (string, error) {
 		return "", err
 	}
 	defer restore()
-	type answer struct {
-		line string
-		err  error
-	}
-	// A read of a terminal cannot be interrupted: an interrupt leaves it behind.
-	lines := make(chan answer, 1)
-	go func() {
-		line, err := readLine(os.Stdin)
-		lines <- answer{line, err}
-	}()
-	select {
-	case a := <-lines:
-		if a.err != nil {
-			return "", fmt.Errorf("cannot read the password: %w", a.err)
-		}
-		return a.line, nil
-	case <-ctx.Done():
+	line, err := orInterrupt(ctx, func() (string, error) { return readLine(os.Stdin) })
+	if ctx.Err() != nil {
 		fmt.Fprintln(os.Stderr)
-		return "", errors.New("interrupted: nothing was written")
+		return "", err
 	}
+	if err != nil {
+		return "", fmt.Errorf("cannot read the password: %w", err)
+	}
+	return line, nil
 }
 
 // readLine reads a line and nothing behind it: the next question is another's.

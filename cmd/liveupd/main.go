@@ -14,7 +14,9 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/liveupd/liveupd/change"
 	"github.com/liveupd/liveupd/engine"
+	"github.com/liveupd/liveupd/internal/ui"
 	"github.com/liveupd/liveupd/nsmount"
 )
 
@@ -65,6 +67,10 @@ func run(args []string) int {
 	if err == nil {
 		return state.code
 	}
+	if ctx.Err() != nil && errors.Is(err, context.Canceled) && exitCode(err) == exitFailed {
+		// Whatever was being read or asked: that it is not done is no failure of it.
+		err = change.WithHint(errInterrupted, "run the same command again")
+	}
 	if !state.ran {
 		// cobra's own errors: unknown flags, verbs and arguments.
 		err = engine.Usage(err)
@@ -105,7 +111,9 @@ type options struct {
 	ran   bool // flags were parsed and a verb began
 	reads bool // nothing changes: a result that cannot be written is a failure
 	out   lossy
-	code  int // what to exit with when there is no error
+	// screen is what prints, once the flags are known.
+	screen ui.Renderer
+	code   int // what to exit with when there is no error
 }
 
 func newRoot() (*cobra.Command, *options) {
@@ -145,5 +153,7 @@ Start with:   liveupd apply --plan
 func (o *options) yesFlag(cmd *cobra.Command) {
 	cmd.Flags().BoolVarP(&o.yes, "yes", "y", false, "do not ask at the terminal")
 }
+
+var errInterrupted = errors.New("interrupted")
 
 var errNotRoot = errors.New("this needs root: nothing was done")

@@ -1,10 +1,8 @@
 package main
 
 import (
-	"bufio"
 	"errors"
 	"fmt"
-	"os"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -93,9 +91,7 @@ func setup(cmd *cobra.Command, o *options, req engine.Request) error {
 		case !o.asks():
 			return change.WithHint(engine.ErrDeclined, "give --yes to do it")
 		}
-		fmt.Fprint(os.Stderr, "Proceed? [y/N] ")
-		line, err := bufio.NewReader(os.Stdin).ReadString('\n')
-		if answer := strings.ToLower(strings.TrimSpace(line)); err != nil || answer != "y" && answer != "yes" {
+		if !confirm(cmd.Context()) {
 			return engine.ErrDeclined
 		}
 	}

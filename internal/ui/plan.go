@@ -68,7 +68,13 @@ func (t *text) planTitle(p *change.Plan) {
 		signed = ", signed by " + clean(p.SignedBy)
 	}
 	t.printf("%s on %s%s\n", t.paint(bold, title), clean(p.Root), signed)
-	if p.Empty() {
+	if !p.Empty() {
+		return
+	}
+	t.nothing = true
+	if p.Changes.Identical == 0 {
+		t.printf("Nothing to do.\n")
+	} else {
 		t.printf("Nothing to do: %s what %s should be.\n", are(p.Changes.Identical, "path"), they(p.Changes.Identical))
 	}
 }

@@ -39,7 +39,7 @@ func (t *text) Report(r *change.Report) {
 		}
 		t.printf("%s\n", t.paint(green, line))
 	case "nothing-to-do":
-		if r.Verb != "apply" {
+		if !t.nothing {
 			t.printf("Nothing to do.\n")
 		}
 	case "rolled-back":

@@ -19,6 +19,7 @@ type text struct {
 	zone       *time.Location
 	now        func() time.Time
 	onProgress bool // the progress line is on the screen
+	nothing    bool // a plan has said that there is nothing to do
 }
 
 // SGR codes of ECMA-48.

@@ -224,6 +224,22 @@ func TestNoProgressOnAPipe(t *testing.T) {
 	}
 }
 
+// That there is nothing to do is said once, and of no paths where none were compared.
+func TestNothingToDoIsSaidOnce(t *testing.T) {
+	var out bytes.Buffer
+	r := New(&out, new(bytes.Buffer), Options{})
+	r.Plan(&change.Plan{Source: "check", Root: "/"})
+	r.Report(&change.Report{Verb: "restart", Result: "nothing-to-do"})
+	if got, want := out.String(), "check on /\nNothing to do.\n"; got != want {
+		t.Errorf("a plan and its report say %q; want %q", got, want)
+	}
+	out.Reset()
+	New(&out, new(bytes.Buffer), Options{}).Report(&change.Report{Verb: "clean", Result: "nothing-to-do"})
+	if got, want := out.String(), "Nothing to do.\n"; got != want {
+		t.Errorf("a report alone says %q; want %q", got, want)
+	}
+}
+
 // What became of a Ctrl-C is told on a pipe too.
 func TestInterrupted(t *testing.T) {
 	var out, diag bytes.Buffer
