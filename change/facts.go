@@ -46,8 +46,10 @@ type Tree struct {
 	Presets []Preset
 	// Warnings tell what could not be read or understood.
 	Warnings []string
-	// Path are the folders that units are read from, highest first.
-	Path []string
+	// Path are the folders that units are read from, highest first; DropInDirs are
+	// those of drop-ins in them.
+	Path       []string
+	DropInDirs []string
 }
 
 // UserManager is the service manager of a user, as far as a plan needs it.
@@ -109,7 +111,8 @@ type UnitState struct {
 	ControlGroup        string
 	CanReload           bool
 	FragmentPath        string
-	NeedDaemonReload    bool // its files changed since systemd read them, by their times
+	DropIns             []string // that the manager has read
+	NeedDaemonReload    bool     // its files changed since systemd read them, by their times
 	RefuseManualStart   bool
 	RefuseManualStop    bool
 	StateChangeMonoUSec uint64   // monotonic
@@ -130,6 +133,8 @@ type UnitState struct {
 	ExecMainCode        int32  // how its main process last ended, as waitid's si_code: 1 exited, 2 killed, 3 dumped core
 	ExecMainStatus      int32  // its exit status or signal
 	ConditionUnmet      bool   // its last start was skipped: a Condition= of it did not hold
+	// Lacks are the groups that the manager was not asked for: they hold nothing yet.
+	Lacks UnitFields
 }
 
 // Active tells whether the unit runs or is about to.

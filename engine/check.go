@@ -2,8 +2,10 @@ package engine
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/liveupd/liveupd/change"
 	"github.com/liveupd/liveupd/inspect"
@@ -15,13 +17,15 @@ func (e *Engine) check(ctx context.Context, req Request, ev Events) (any, error)
 	if !req.Live() {
 		return nil, usage("check looks at what runs: it takes no --root")
 	}
+	b := openBus(ctx, askedOfAll, true)
+	defer b.close()
 	s, err := openSession(e, req, readOnly)
 	if err != nil {
 		return nil, err
 	}
 	defer s.close()
 	ev.progress("reading", 0, 0, "processes", "")
-	r, facts, err := e.checkReport(ctx, s, nil)
+	r, err := e.checkReport(ctx, s, b, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -37,39 +41,53 @@ func (e *Engine) check(ctx context.Context, req Request, ev Events) (any, error)
 	r.Waiting = slices.Compact(r.Waiting)
 	r.Kernel, r.Microcode = inspect.Kernel("/"), inspect.Microcode("/")
 	if len(req.Units) > 0 {
-		err = explain(r, facts, req.Units)
+		if err := b.all(ctx, change.FieldNames); err != nil {
+			return nil, err
+		}
+		err = explain(r, b.facts(), req.Units)
 	}
 	return r, err
 }
 
-func (e *Engine) checkReport(ctx context.Context, s *session, waiting []change.UnitPlan) (*change.CheckReport, *change.Facts, error) {
-	res, facts, err := e.stale(ctx, s)
-	if err != nil {
-		return nil, nil, err
-	}
-	units := facts.Units
-	found := planner.Found{
-		Hits: res.Hits, Units: units, Examined: res.Examined, Warnings: res.Warnings,
-		Policy: change.Policy{Max: change.ActionReboot}, Waiting: waiting, Users: facts.Users,
-	}
+// askedOfAll is what check needs to know of every service, for the built-in
+// table and for what changed since each began.
+const askedOfAll = change.FieldNames | change.FieldInvoked
+
+func (e *Engine) checkReport(ctx context.Context, s *session, b *bus, waiting []change.UnitPlan) (*change.CheckReport, error) {
+	found := planner.Found{Policy: change.Policy{Max: change.ActionReboot}, Waiting: waiting}
 	s.govern(&found.Policy)
-	if len(units) > 0 {
-		if found.Newer, err = s.newer(ctx, units); err != nil {
-			return nil, nil, err
+	// The units' files are read while the processes are looked at.
+	var files sync.WaitGroup
+	var filesErr error
+	files.Go(func() {
+		if found.Newer, filesErr = s.newer(ctx, b); filesErr == nil && found.Newer != nil {
+			found.UserNewer, filesErr = s.userNewer(ctx, b, found.Newer.Epoch)
 		}
-		found.UserNewer = s.userNewer(ctx, facts, found.Newer.Epoch)
+	})
+	res, err := e.stale(ctx, s, b)
+	files.Wait()
+	if err := errors.Join(err, filesErr); err != nil {
+		return nil, err
 	}
-	r := planner.Check(found)
-	r.Effects = staleManagers(facts.Users)
+	found.Hits, found.Units, found.Examined, found.Warnings = res.Hits, b.units, res.Examined, res.Warnings
+	found.Users = b.users
+	r, lacks := planner.Find(found)
+	for len(lacks) > 0 {
+		if err := b.learn(ctx, lacks); err != nil {
+			return nil, err
+		}
+		r, lacks = planner.Find(found)
+	}
+	r.Effects = staleManagers(b.users)
 	r.Looked = res.Looked
-	for name, u := range units {
+	for name, u := range b.units {
 		if u.NeedDaemonReload && name == u.Name {
 			r.HostAction = max(r.HostAction, change.ActionDaemonReload)
 			r.HostReasons = append(r.HostReasons, change.Reason{Kind: "unit-files", Unit: name, Path: u.FragmentPath, Detail: "changed since systemd read it"})
 		}
 	}
 	slices.SortFunc(r.HostReasons, func(a, b change.Reason) int { return strings.Compare(a.Kind+a.Unit, b.Kind+b.Unit) })
-	return r, facts, nil
+	return r, nil
 }
 
 // restart does what check found.
@@ -89,7 +107,9 @@ func (e *Engine) restart(ctx context.Context, req Request, ev Events) (any, erro
 	if err != nil {
 		return nil, err
 	}
-	found, _, err := e.checkReport(ctx, s, waiting)
+	b := openBus(ctx, askedOfAll, true)
+	defer b.close()
+	found, err := e.checkReport(ctx, s, b, waiting)
 	if err != nil {
 		return nil, err
 	}

@@ -243,24 +243,36 @@ func (e *Engine) history(req Request) (any, error) {
 	return list, nil
 }
 
-// runningUnits asks systemd, and the managers of users where that is wanted;
-// without an answer nothing is known of any unit.
-func runningUnits(users bool) *change.Facts {
+// runningUnits asks systemd which units there are and, of the named ones
+// (change.UnitKey), their invocations; and the managers of users whose units are
+// among these. Without an answer nothing is known of any unit.
+func runningUnits(keys ...string) *change.Facts {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
 	out := &change.Facts{}
-	bus, err := systemd.Connect(ctx)
-	if err != nil {
+	users := slices.ContainsFunc(keys, func(key string) bool { manager, _ := change.SplitUnitKey(key); return manager != "" })
+	b := openBus(ctx, 0, users)
+	defer b.close()
+	units, err := b.Units(ctx)
+	if err != nil || b.asker == nil {
 		return out
 	}
-	defer bus.Close()
-	if out.Units, err = bus.Units(ctx); err != nil {
+	var list []*change.UnitState
+	for _, key := range keys {
+		manager, name := change.SplitUnitKey(key)
+		if u := units[name]; u != nil && manager == "" {
+			list = append(list, u)
+		}
+	}
+	if err := b.Fill(ctx, list, change.FieldInvocation); err != nil {
 		return out
 	}
-	out.Running = true
 	if users {
-		out.Users = userManagers(ctx, out.Units)
+		if out.Users, err = b.Users(ctx); err != nil {
+			return out
+		}
 	}
+	out.Units, out.Running = units, true
 	return out
 }
 

@@ -18,7 +18,11 @@ import (
 
 // newer looks which of the files that services read, and that no process
 // shows, changed since the first of these services began.
-func (s *session) newer(ctx context.Context, units map[string]*change.UnitState) (*planner.Newer, error) {
+func (s *session) newer(ctx context.Context, b *bus) (*planner.Newer, error) {
+	units, err := b.Units(ctx)
+	if err != nil || len(units) == 0 {
+		return nil, err
+	}
 	clocks, err := sys.ReadClocks()
 	if err != nil {
 		return nil, err
@@ -32,6 +36,9 @@ func (s *session) newer(ctx context.Context, units map[string]*change.UnitState)
 	tree, err := rootfs.Load(ctx, view, loadOptions(units))
 	if err != nil {
 		return nil, fmt.Errorf("cannot read the units: %w", err)
+	}
+	if err := unreloaded(ctx, b, tree); err != nil {
+		return nil, err
 	}
 	n := &planner.Newer{Tree: tree, Changed: map[string]int64{}, Epoch: clocks.Real - clocks.Monotonic}
 	look := recently{since: firstStart(units, n.Epoch), found: n.Changed, dirs: map[string]int64{}}

@@ -204,8 +204,11 @@ func (s *session) decide(ctx context.Context, p *planned, content *sys.FD, polic
 	if s.mode == readWrite && !p.delta.Empty() {
 		p.mounts = s.picture()
 	}
+	var b *bus
 	if running {
-		if err := s.readHost(ctx, p.delta, in.Facts); err != nil {
+		b = openBus(ctx, askedOfPlanned, true)
+		defer b.close()
+		if err := s.readHost(ctx, b, p.delta, in.Facts); err != nil {
 			return err
 		}
 	}
@@ -221,39 +224,66 @@ func (s *session) decide(ctx context.Context, p *planned, content *sys.FD, polic
 		return err
 	}
 	p.facts = in.Facts
-	p.plan = planner.Make(in)
+	plan, lacks := planner.Decide(in)
+	for len(lacks) > 0 {
+		if err := b.learn(ctx, lacks); err != nil {
+			return err
+		}
+		plan, lacks = planner.Decide(in)
+	}
+	p.plan = plan
+	if running && s.mode == readWrite {
+		if err := s.learnGroups(ctx, b, plan); err != nil {
+			return err
+		}
+	}
 	p.plan.Root = s.req.Root
 	s.warnUnrecovered(p.plan)
 	s.dropAbsentChecks(p.plan, content, p.delta)
 	return nil
 }
 
+// askedOfPlanned is what a plan needs to know of every service that runs.
+const askedOfPlanned = change.FieldNames | change.FieldFragment | change.FieldType
+
 // readHost fills the facts from systemd and from the processes.
-func (s *session) readHost(ctx context.Context, d *change.Delta, facts *change.Facts) error {
-	bus, err := systemd.Connect(ctx)
-	if err != nil {
-		return err
-	}
-	defer bus.Close()
-	units, err := bus.Units(ctx)
-	if err != nil {
-		return err
-	}
-	users := userManagers(ctx, units)
+func (s *session) readHost(ctx context.Context, b *bus, d *change.Delta, facts *change.Facts) error {
 	if !d.Empty() {
 		vols := make([]inspect.Volume, 0, len(s.vols))
 		for _, v := range s.vols {
 			vols = append(vols, inspect.Volume{Mount: v.Mount, Dir: v.Dir})
 		}
-		got, err := inspect.Collect(ctx, inspect.Request{Delta: d, Volumes: vols, Units: units, Users: users, Own: s.req.Own})
+		got, err := inspect.Collect(ctx, inspect.Request{Delta: d, Volumes: vols, Manager: b, Own: s.req.Own})
 		if err != nil {
 			return err
 		}
 		*facts = *got
 	}
-	facts.Running, facts.Units, facts.SystemdVersion = true, units, bus.Version()
+	if _, err := b.Units(ctx); err != nil {
+		return err
+	}
+	if err := b.all(ctx, change.FieldNames); err != nil {
+		return err
+	}
+	users, err := b.Users(ctx)
+	if err != nil {
+		return err
+	}
+	facts.Running, facts.Units, facts.SystemdVersion = true, b.units, b.version
 	facts.Users = users
 	return nil
+}
+
+// learnGroups fetches the control groups of the units that are acted on, or
+// deferred: they may have to stand still for the swap.
+func (s *session) learnGroups(ctx context.Context, b *bus, plan *change.Plan) error {
+	var units []*change.UnitState
+	for _, u := range plan.Units {
+		if st := b.units[u.Unit]; st != nil && u.Manager == "" {
+			units = append(units, st)
+		}
+	}
+	return b.Fill(ctx, units, change.FieldGroup)
 }
 
 // readTrees loads what the old and the new tree say of their units, and tells

@@ -188,7 +188,9 @@ func (r *run) lookAgain(ctx context.Context) {
 	}
 	r.ev.progress("verifying", 0, 0, "", "")
 	var facts change.Facts
-	if err := r.s.readHost(ctx, r.p.delta, &facts); err != nil {
+	b := openBus(ctx, 0, true)
+	defer b.close()
+	if err := r.s.readHost(ctx, b, r.p.delta, &facts); err != nil {
 		r.s.warnings = append(r.s.warnings, fmt.Sprintf("the processes were not looked at again: %v", err))
 		return
 	}
@@ -316,25 +318,10 @@ func (s *session) volumeOf(path string) (*sys.FD, string) {
 	return best.Dir, strings.TrimPrefix(path, best.Mount)
 }
 
-func (e *Engine) stale(ctx context.Context, s *session) (*inspect.StaleResult, *change.Facts, error) {
+func (e *Engine) stale(ctx context.Context, s *session, b *bus) (*inspect.StaleResult, error) {
 	old, err := s.oldInodes()
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	facts := &change.Facts{}
-	units := map[string]*change.UnitState{}
-	if systemd.Booted() {
-		bus, err := systemd.Connect(ctx)
-		if err != nil {
-			return nil, nil, err
-		}
-		defer bus.Close()
-		if units, err = bus.Units(ctx); err != nil {
-			return nil, nil, err
-		}
-		facts.Users = userManagers(ctx, units)
-	}
-	facts.Units = units
-	res, err := inspect.Stale(ctx, inspect.StaleRequest{Retained: old, Units: units, Users: facts.Users, Own: ownUnits(), Count: len(s.req.Units) > 0})
-	return res, facts, err
+	return inspect.Stale(ctx, inspect.StaleRequest{Retained: old, Manager: b, Own: ownUnits(), Count: len(s.req.Units) > 0})
 }

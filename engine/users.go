@@ -252,7 +252,11 @@ func (t *userTree) load(ctx context.Context, m *change.UserManager, pid int) (ol
 
 // userNewer is newer for the services of users: of what they read, which files
 // changed since.
-func (s *session) userNewer(ctx context.Context, facts *change.Facts, epoch int64) map[string]*planner.Newer {
+func (s *session) userNewer(ctx context.Context, b *bus, epoch int64) (map[string]*planner.Newer, error) {
+	if _, err := b.Users(ctx); err != nil {
+		return nil, err
+	}
+	facts := b.facts()
 	(&userTree{s: s}).trees(ctx, facts)
 	out := map[string]*planner.Newer{}
 	for _, m := range facts.Users {
@@ -280,7 +284,7 @@ func (s *session) userNewer(ctx context.Context, facts *change.Facts, epoch int6
 		cancel()
 		out[m.Unit] = n
 	}
-	return out
+	return out, nil
 }
 
 // staleManagers are the users' managers that have not read the present unit files.

@@ -32,7 +32,7 @@ func (s *session) forgetDone(list []change.Generation) {
 			continue
 		}
 		if facts == nil {
-			facts = runningUnits(ofUsers(list))
+			facts = runningUnits(deferredUnits(list)...)
 			reloaded = readReloaded()
 		}
 		g.Waiting = slices.DeleteFunc(g.Waiting, func(w change.Waiting) bool {
@@ -46,11 +46,15 @@ func (s *session) forgetDone(list []change.Generation) {
 	}
 }
 
-// ofUsers tells whether units of users are among what waits.
-func ofUsers(list []change.Generation) bool {
-	return slices.ContainsFunc(list, func(g change.Generation) bool {
-		return slices.ContainsFunc(g.Waiting, func(w change.Waiting) bool { return w.Manager != "" })
-	})
+// deferredUnits are all units that any transaction put off.
+func deferredUnits(list []change.Generation) []string {
+	var out []string
+	for _, g := range list {
+		for _, w := range g.Waiting {
+			out = append(out, w.Key())
+		}
+	}
+	return out
 }
 
 // stillWaits tells whether a unit runs what it ran when it was put off. One that does
@@ -72,7 +76,11 @@ func (s *session) waitingFor(deferred []change.UnitPlan, now int64) []change.Wai
 	if len(deferred) == 0 {
 		return nil
 	}
-	facts := runningUnits(slices.ContainsFunc(deferred, func(u change.UnitPlan) bool { return u.Manager != "" }))
+	keys := make([]string, 0, len(deferred))
+	for _, u := range deferred {
+		keys = append(keys, change.UnitKey(u.Manager, u.Unit))
+	}
+	facts := runningUnits(keys...)
 	var out []change.Waiting
 	for _, u := range deferred {
 		const most = 4

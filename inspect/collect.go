@@ -43,6 +43,9 @@ type Request struct {
 	Units map[string]*change.UnitState
 	// Users are the managers of users, with their units.
 	Users []*change.UserManager
+	// Manager gives both in their place, when they are needed; nil where these are
+	// all that is to be known.
+	Manager Manager
 	// Own are units that are known to belong to the caller.
 	Own            []string
 	SystemdVersion int
@@ -57,22 +60,27 @@ func Collect(ctx context.Context, r Request) (*change.Facts, error) {
 	}
 	defer h.close()
 	h.users = userUnits(r.Users)
-	facts := &change.Facts{
-		Running: len(r.Units) > 0, Units: r.Units, Own: h.own(r.Own), SystemdVersion: r.SystemdVersion,
-	}
+	facts := &change.Facts{Own: h.own(r.Own), SystemdVersion: r.SystemdVersion}
 	if r.Delta.Empty() {
-		return facts, nil
+		err := h.settle(ctx, r.Manager, nil)
+		facts.Units, facts.Running = h.units, len(h.units) > 0
+		return facts, err
 	}
 	w, err := translate(ctx, goneFiles(r.Delta), openIn(r.Volumes))
 	if err != nil {
 		return nil, fmt.Errorf("cannot find out what mappings call the changed files: %w", err)
 	}
 	c := &collector{host: h, wanted: w, spaces: map[uint64]*space{}, older: newOlder(h, r.Delta)}
-	s, err := h.scan(ctx, c.visit)
+	s, err := h.scan(ctx, func() visitor { return (&collectVisitor{collector: c}).visit })
 	if err != nil {
 		return nil, err
 	}
-	facts.Warnings = s.warnings()
+	facts.Warnings = s.gaps()
+	if err := h.settle(ctx, r.Manager, c.seen); err != nil {
+		return nil, err
+	}
+	facts.Units, facts.Running = h.units, len(h.units) > 0
+	c.gather()
 	warnings, err := c.namespaces(r.Delta, r.Volumes)
 	if err != nil {
 		return nil, err
@@ -82,13 +90,14 @@ func Collect(ctx context.Context, r Request) (*change.Facts, error) {
 	return facts, nil
 }
 
-// collector gathers hits from all workers.
+// collector gathers what all processors see.
 type collector struct {
 	*host
 	wanted *wanted
 	older  *older
 
 	mu     sync.Mutex
+	seen   []sighting
 	hits   []change.Hit
 	spaces map[uint64]*space
 }
@@ -99,7 +108,15 @@ type space struct {
 	members []change.Hit // one for each unit
 }
 
-func (c *collector) visit(p *sys.Proc, exe *change.Node) error {
+// collectVisitor is a processor's own part: what it remembers needs no lock.
+type collectVisitor struct {
+	*collector
+	buf []byte
+	// notOlder are objects of which olderPath has said that they are none.
+	notOlder map[change.InodeKey]bool
+}
+
+func (c *collectVisitor) visit(p *sys.Proc, exe *change.Node) error {
 	var found []change.Hit
 	exeKey := change.InodeKey{Dev: exe.Dev, Ino: exe.Ino}
 	if f := c.wanted.byStat[exeKey]; f != nil {
@@ -110,7 +127,7 @@ func (c *collector) visit(p *sys.Proc, exe *change.Node) error {
 		if path, ok := c.named(p, f, name); ok {
 			found = append(found, change.Hit{Kind: "exec", Path: path})
 		}
-	} else {
+	} else if !c.notOlder[exeKey] {
 		name := func() string { name, _ := p.Readlink("exe"); return name }
 		if path := c.olderPath(p, exeKey, func() string { return "exe" }, name); path != "" {
 			found = append(found, change.Hit{Kind: "exec", Path: path, Detail: alreadyOlder})
@@ -118,13 +135,16 @@ func (c *collector) visit(p *sys.Proc, exe *change.Node) error {
 	}
 	if len(c.wanted.byMaps) > 0 {
 		seen := map[*goneFile]bool{c.wanted.byStat[exeKey]: true}
-		err := p.Maps(sys.MapsOptions{Exec: !c.wanted.data}, func(m sys.Mapping, name func() string) bool {
+		err := p.Maps(sys.MapsOptions{Exec: !c.wanted.data}, func(m *sys.Mapping) bool {
 			key := change.InodeKey{Dev: m.Dev, Ino: m.Ino}
 			cand, ok := c.wanted.byMaps[key]
 			if !ok && m.Exec {
+				if c.notOlder[key] {
+					return true
+				}
 				var path string
 				hit := func(h change.Hit) bool { return h.Path == path }
-				if path = c.olderPath(p, key, m.File, name); path != "" && !slices.ContainsFunc(found, hit) {
+				if path = c.olderPath(p, key, m.File, m.Path); path != "" && !slices.ContainsFunc(found, hit) {
 					found = append(found, change.Hit{Kind: "mapped", Path: path, Detail: alreadyOlder})
 				}
 				return true
@@ -132,11 +152,11 @@ func (c *collector) visit(p *sys.Proc, exe *change.Node) error {
 			if !ok || seen[cand.file] || !m.Exec && !cand.file.data {
 				return true
 			}
-			if cand.confirm && !c.confirm(p, &m, cand.file, name) {
+			if cand.confirm && !c.confirm(p, m, cand.file) {
 				return true
 			}
 			seen[cand.file] = true
-			if path, ok := c.named(p, cand.file, name()); ok {
+			if path, ok := c.named(p, cand.file, m.Path()); ok {
 				hit := change.Hit{Kind: "mapped", Path: path}
 				if !m.Exec {
 					hit.Detail = "mapped as data"
@@ -154,37 +174,64 @@ func (c *collector) visit(p *sys.Proc, exe *change.Node) error {
 	if len(found) == 0 && !foreign {
 		return nil
 	}
-	who, err := c.describe(p, exe)
-	if err != nil {
+	var s sighting
+	var err error
+	if s, c.buf, err = c.describe(p, exe, c.buf); err != nil {
 		return err
+	}
+	s.found = found
+	if foreign {
+		s.mntNS = ns
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for _, hit := range found {
-		full := who
-		full.Kind, full.Path, full.Detail = hit.Kind, hit.Path, hit.Detail
-		c.hits = append(c.hits, full)
-	}
-	if foreign {
-		s := c.spaces[ns]
-		if s == nil {
-			s = &space{}
-			c.spaces[ns] = s
-		}
-		s.pids = append(s.pids, p.PID)
-		s.members = append(s.members, who)
-	}
+	c.seen = append(c.seen, s)
 	return nil
 }
 
+// olderPath is that of all processors; what is none is remembered here.
+func (c *collectVisitor) olderPath(p *sys.Proc, key change.InodeKey, link, name func() string) string {
+	at, none := c.collector.olderPath(p, key, link, name)
+	if none {
+		if c.notOlder == nil {
+			c.notOlder = map[change.InodeKey]bool{}
+		}
+		c.notOlder[key] = true
+	}
+	return at
+}
+
+// gather makes hits of what was seen.
+func (c *collector) gather() {
+	for i := range c.seen {
+		s := &c.seen[i]
+		for _, hit := range s.found {
+			full := s.who
+			full.Kind, full.Path, full.Detail = hit.Kind, hit.Path, hit.Detail
+			c.hits = append(c.hits, full)
+		}
+		if s.mntNS == 0 {
+			continue
+		}
+		sp := c.spaces[s.mntNS]
+		if sp == nil {
+			sp = &space{}
+			c.spaces[s.mntNS] = sp
+		}
+		sp.pids = append(sp.pids, s.who.PID)
+		sp.members = append(sp.members, s.who)
+	}
+	c.seen = nil
+}
+
 // confirm settles whether a mapping is of the file, where its numbers do not.
-func (c *collector) confirm(p *sys.Proc, m *sys.Mapping, f *goneFile, name func() string) bool {
+func (c *collector) confirm(p *sys.Proc, m *sys.Mapping, f *goneFile) bool {
 	var n change.Node
 	err := p.StatInto(m.File(), &n)
 	if sys.IsDenied(err) {
 		// map_files needs CAP_CHECKPOINT_RESTORE in the first user namespace:
 		// without it the path is the only further witness.
-		return f.has(strings.TrimSuffix(name(), " (deleted)"))
+		return f.has(strings.TrimSuffix(m.Path(), " (deleted)"))
 	}
 	return err == nil && (change.InodeKey{Dev: n.Dev, Ino: n.Ino}) == f.key
 }

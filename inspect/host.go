@@ -107,33 +107,26 @@ func (h *host) pids() ([]int, error) {
 	return out, nil
 }
 
-// scanned counts what a scan met.
-type scanned struct {
-	examined int
-	denied   int
-}
+// visitor looks at one process, with its executable's identity.
+type visitor func(p *sys.Proc, exe *change.Node) error
 
-func (s scanned) warnings() []string {
-	if s.denied == 0 {
-		return nil
-	}
-	return []string{fmt.Sprintf("%d processes could not be looked at (not permitted): whether they run old code is not known", s.denied)}
-}
-
-// scan calls visit for each process, on all processors, with the executable's
-// identity. Kernel threads have none and are passed over; so is a process that
-// ends meanwhile.
-func (h *host) scan(ctx context.Context, visit func(p *sys.Proc, exe *change.Node) error) (scanned, error) {
+// scan has each process visited, on all processors; each of these gets a
+// visitor of its own. Kernel threads have no executable and are passed over; so
+// is a process that ends meanwhile.
+func (h *host) scan(ctx context.Context, visitor func() visitor) (scanned, error) {
 	pids, err := h.pids()
 	if err != nil {
 		return scanned{}, err
 	}
-	var next, examined, denied atomic.Int64
+	var next, examined atomic.Int64
 	var mu sync.Mutex
 	var failures []error
+	var opaque []int
+	var s scanned
 	var wg sync.WaitGroup
 	for range min(runtime.GOMAXPROCS(0), max(1, len(pids))) {
 		wg.Go(func() {
+			visit := visitor()
 			for ctx.Err() == nil {
 				i := int(next.Add(1)) - 1
 				if i >= len(pids) {
@@ -144,7 +137,15 @@ func (h *host) scan(ctx context.Context, visit func(p *sys.Proc, exe *change.Nod
 					examined.Add(1)
 				case sys.IsGone(err):
 				case sys.IsDenied(err):
-					denied.Add(1)
+					unit, is, err := h.unread(pids[i])
+					mu.Lock()
+					switch {
+					case sys.IsDenied(err):
+						opaque = append(opaque, pids[i])
+					case is:
+						s.deny(unit)
+					}
+					mu.Unlock()
 				default:
 					mu.Lock()
 					failures = append(failures, fmt.Errorf("cannot look at process %d: %w", pids[i], err))
@@ -154,11 +155,15 @@ func (h *host) scan(ctx context.Context, visit func(p *sys.Proc, exe *change.Nod
 		})
 	}
 	wg.Wait()
-	s := scanned{examined: int(examined.Load()), denied: int(denied.Load())}
-	return s, errors.Join(append(failures, ctx.Err())...)
+	s.examined = int(examined.Load())
+	if err := errors.Join(append(failures, ctx.Err())...); err != nil {
+		return s, err
+	}
+	h.hidden(pids, opaque, &s)
+	return s, nil
 }
 
-func (h *host) visit(pid int, visit func(*sys.Proc, *change.Node) error) error {
+func (h *host) visit(pid int, visit visitor) error {
 	p, err := sys.OpenProc(h.proc, pid)
 	if err != nil {
 		return err
@@ -171,22 +176,42 @@ func (h *host) visit(pid int, visit func(*sys.Proc, *change.Node) error) error {
 	return visit(p, &exe)
 }
 
-// describe fills in who a process is: its units and what is special about it.
-func (h *host) describe(p *sys.Proc, exe *change.Node) (change.Hit, error) {
-	hit := change.Hit{PID: p.PID}
-	st, err := readStat(p)
+// sighting is a process that uses what is looked for.
+type sighting struct {
+	who     change.Hit // without Kind, Path and Detail
+	started int64      // monotonic, in nanoseconds
+	pidNS   uint64
+	mntNS   uint64          // where it is another than the host's
+	root    change.InodeKey // where it was asked for
+	files   int
+	found   []change.Hit // Kind, Path and Detail alone
+}
+
+// describe fills in who a process is and what is special about it. What
+// depends on its unit's state is for settle.
+func (h *host) describe(p *sys.Proc, exe *change.Node, buf []byte) (sighting, []byte, error) {
+	s := sighting{who: change.Hit{PID: p.PID}}
+	text, err := p.ReadFile("stat", buf[:0])
 	if err != nil {
-		return hit, err
+		return s, text, err
 	}
-	hit.Comm = st.comm
-	hit.Unit, hit.UserUnit = h.unitOf(p)
-	hit.Leftover = h.leftover(&hit, st)
-	hit.Container = h.container(p, &hit)
+	st, err := parseStat(text)
+	if err != nil {
+		return s, text, err
+	}
+	s.who.Comm, s.started = st.comm, h.monotonic(st)
+	if h.systemd {
+		if text, err = p.ReadFile("cgroup", text[:0]); err == nil {
+			s.who.Unit, s.who.UserUnit = h.hier.unit(text)
+		}
+	}
+	s.pidNS = nsOf(p, "ns/pid")
 	const setID = 0o6000
 	if exe.Mode&setID != 0 {
-		hit.Setuid = strings.HasPrefix(hit.Unit, "session-") || strings.HasPrefix(hit.Unit, "user@") || loggedIn(p)
+		unit := s.who.Unit
+		s.who.Setuid = strings.HasPrefix(unit, "session-") || strings.HasPrefix(unit, "user@") || loggedIn(p)
 	}
-	return hit, nil
+	return s, text, nil
 }
 
 func (h *host) unitOf(p *sys.Proc) (system, user string) {
@@ -200,11 +225,72 @@ func (h *host) unitOf(p *sys.Proc) (system, user string) {
 	return h.hier.unit(file)
 }
 
+// monotonic is when a process began, by the clock that systemd uses.
+func (h *host) monotonic(st procStat) int64 {
+	return int64(st.startTicks)*(1e9/sys.TicksPerSecond) - (h.clocks.Boot - h.clocks.Monotonic)
+}
+
+// Manager is what the service manager is asked when the processes have been
+// looked at.
+type Manager interface {
+	// Units are the manager's units by name.
+	Units(ctx context.Context) (map[string]*change.UnitState, error)
+	// Users are the managers of users, with their units.
+	Users(ctx context.Context) ([]*change.UserManager, error)
+	// Fill fetches what units lack.
+	Fill(ctx context.Context, units []*change.UnitState, want change.UnitFields) error
+}
+
+// settle asks the manager about the units of the sightings, and tells leftovers
+// and the payload of containers from what belongs to the units.
+func (h *host) settle(ctx context.Context, m Manager, list []sighting) (err error) {
+	if m != nil {
+		if h.units, err = m.Units(ctx); err != nil {
+			return err
+		}
+		users, err := m.Users(ctx)
+		if err != nil {
+			return err
+		}
+		h.users = userUnits(users)
+		if err := h.fill(ctx, m, list, change.FieldInvoked, func(*sighting) bool { return true }); err != nil {
+			return err
+		}
+		// The main process is asked for only where it makes a difference.
+		if err := h.fill(ctx, m, list, change.FieldMainPID, func(s *sighting) bool {
+			return h.elsewhere(s) || h.leftover(&s.who, s.started)
+		}); err != nil {
+			return err
+		}
+	}
+	for i := range list {
+		s := &list[i]
+		s.who.Leftover, s.who.Container = h.leftover(&s.who, s.started), h.container(s)
+	}
+	return nil
+}
+
+func (h *host) fill(ctx context.Context, m Manager, list []sighting, want change.UnitFields, needs func(*sighting) bool) error {
+	set := map[*change.UnitState]bool{}
+	var units []*change.UnitState
+	for i := range list {
+		s := &list[i]
+		if u := h.serviceOf(&s.who); u != nil && !set[u] && needs(s) {
+			set[u] = true
+			units = append(units, u)
+		}
+	}
+	if len(units) == 0 {
+		return nil
+	}
+	return m.Fill(ctx, units, want)
+}
+
 // leftover tells whether a process of a service is older than its present
 // invocation: a session below sshd, a shim below containerd. systemd forks
 // before it notes the time, so an allowance is made, and the main process is
 // never one.
-func (h *host) leftover(hit *change.Hit, st procStat) bool {
+func (h *host) leftover(hit *change.Hit, started int64) bool {
 	u := h.serviceOf(hit)
 	if u == nil || u.MainPID == hit.PID {
 		return false
@@ -216,21 +302,24 @@ func (h *host) leftover(hit *change.Hit, st procStat) bool {
 		return false
 	}
 	const tick, allowance = 1e9 / sys.TicksPerSecond, 1e9
-	started := int64(st.startTicks)*tick - (h.clocks.Boot - h.clocks.Monotonic)
 	return started+tick+allowance < int64(u.InvokedMonoUSec)*1000
+}
+
+// elsewhere tells whether a process lives in a PID namespace that is not the host's.
+func (h *host) elsewhere(s *sighting) bool {
+	return s.pidNS != 0 && h.pidNS != 0 && s.pidNS != h.pidNS
 }
 
 // container tells whether a process lives in a PID namespace that is not its
 // unit's own (PrivatePIDs=): the payload of a container.
-func (h *host) container(p *sys.Proc, hit *change.Hit) bool {
-	ns := nsOf(p, "ns/pid")
-	if ns == 0 || h.pidNS == 0 || ns == h.pidNS {
+func (h *host) container(s *sighting) bool {
+	if !h.elsewhere(s) {
 		return false
 	}
-	if u := h.serviceOf(hit); u != nil && u.MainPID > 0 {
+	if u := h.serviceOf(&s.who); u != nil && u.MainPID > 0 {
 		if main, err := sys.OpenProc(h.proc, u.MainPID); err == nil {
 			defer main.Close()
-			return nsOf(main, "ns/pid") != ns
+			return nsOf(main, "ns/pid") != s.pidNS
 		}
 	}
 	return true
@@ -246,6 +335,8 @@ func loggedIn(p *sys.Proc) bool {
 // procStat is what is needed of proc_pid_stat(5).
 type procStat struct {
 	comm       string
+	state      byte
+	flags      uint64 // PF_ of linux/sched.h
 	parent     int
 	startTicks uint64 // since boot, in sys.TicksPerSecond
 }
@@ -266,17 +357,16 @@ func parseStat(text []byte) (procStat, error) {
 		return procStat{}, fmt.Errorf("cannot read %q as a process's stat", text)
 	}
 	f := strings.Fields(string(text[end+1:]))
-	const parent, start = 1, 19 // fields 4 and 22
+	const state, parent, flags, start = 0, 1, 6, 19 // fields 3, 4, 9 and 22
 	if len(f) <= start {
 		return procStat{}, fmt.Errorf("cannot read %q as a process's stat: %d fields", text, len(f))
 	}
-	var st procStat
-	var err error
-	st.comm = string(text[open+1 : end])
-	if st.parent, err = strconv.Atoi(f[parent]); err != nil {
-		return st, fmt.Errorf("cannot read %q as a process's stat: %w", text, err)
-	}
-	if st.startTicks, err = strconv.ParseUint(f[start], 10, 64); err != nil {
+	st := procStat{comm: string(text[open+1 : end]), state: f[state][0]}
+	var errs [3]error
+	st.parent, errs[0] = strconv.Atoi(f[parent])
+	st.flags, errs[1] = strconv.ParseUint(f[flags], 10, 64)
+	st.startTicks, errs[2] = strconv.ParseUint(f[start], 10, 64)
+	if err := errors.Join(errs[:]...); err != nil {
 		return st, fmt.Errorf("cannot read %q as a process's stat: %w", text, err)
 	}
 	return st, nil

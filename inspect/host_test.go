@@ -12,7 +12,7 @@ import (
 func TestParseStat(t *testing.T) {
 	text := "4021 (a (b) c) S 17 4021 4021 0 -1 4194304 100 0 0 0 0 0 0 0 20 0 1 0 123456 1000 100 18446744073709551615"
 	got, err := parseStat([]byte(text))
-	if err != nil || got != (procStat{comm: "a (b) c", parent: 17, startTicks: 123456}) {
+	if err != nil || got != (procStat{comm: "a (b) c", state: 'S', flags: 4194304, parent: 17, startTicks: 123456}) {
 		t.Errorf("parseStat() = %+v, %v", got, err)
 	}
 	for _, bad := range []string{"", "1 x S 1", "1 (x) S 1", "1 )x( S", text[:40]} {
@@ -50,7 +50,7 @@ func TestLeftover(t *testing.T) {
 		{"of a unit that is not known", change.Hit{Unit: "x.service", PID: 20}, ticks(400), false},
 	}
 	for _, tt := range tests {
-		if got := h.leftover(&tt.hit, tt.st); got != tt.want {
+		if got := h.leftover(&tt.hit, h.monotonic(tt.st)); got != tt.want {
 			t.Errorf("%s: leftover() = %v", tt.name, got)
 		}
 	}

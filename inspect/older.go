@@ -53,8 +53,9 @@ func (h *host) roots() map[change.InodeKey]bool {
 	return out
 }
 
-// olderPath is the changed path that an object lay at, "" where it did not.
-func (c *collector) olderPath(p *sys.Proc, key change.InodeKey, link func() string, name func() string) string {
+// olderPath is the changed path that an object lay at, "" where it did not; none
+// where it did not for anybody.
+func (c *collector) olderPath(p *sys.Proc, key change.InodeKey, link, name func() string) (at string, none bool) {
 	o := c.older
 	c.mu.Lock()
 	at, ok := o.known[key]
@@ -66,13 +67,13 @@ func (c *collector) olderPath(p *sys.Proc, key change.InodeKey, link func() stri
 		c.mu.Unlock()
 	}
 	if at == "" {
-		return ""
+		return "", true
 	}
 	var root change.Node
 	if p.StatInto("root", &root) != nil || !o.roots[change.InodeKey{Dev: root.Dev, Ino: root.Ino}] {
-		return "" // a container's own
+		return "", false // a container's own
 	}
-	return at
+	return at, false
 }
 
 func (o *older) judge(p *sys.Proc, link, name string) string {

@@ -18,6 +18,9 @@ import (
 // StaleRequest is what Stale starts from.
 type StaleRequest struct {
 	Units map[string]*change.UnitState
+	// Manager gives the units in place of Units, when they are needed; nil where
+	// Units are all that is to be known.
+	Manager Manager
 	// Retained are the old copies that the store keeps, by what stat calls
 	// them, with the path each was taken from.
 	Retained map[change.InodeKey]string
@@ -37,6 +40,9 @@ type StaleResult struct {
 	Own      []string                 // the caller's units
 	Looked   map[string]change.Looked // by unit
 	Warnings []string
+	Gaps     []string       // what could not be looked at, in words
+	Unread   int            // processes that could not be looked at
+	ByUnit   map[string]int // those of them whose unit is known ("" is no unit)
 }
 
 // Stale compares each process's executable, and the executable mappings of
@@ -62,39 +68,85 @@ func Stale(ctx context.Context, r StaleRequest) (*StaleResult, error) {
 	}
 	defer h.close()
 	h.users = userUnits(r.Users)
-	s := &staleScan{host: h, roots: h.roots(), retained: r.Retained, verdicts: map[staleKey]*staleVerdict{}}
-	if r.Count {
-		s.looked = map[string]change.Looked{}
-	}
-	met, err := h.scan(ctx, s.visit)
+	s := &staleScan{host: h, roots: h.roots(), retained: r.Retained, count: r.Count, verdicts: map[staleKey]*staleVerdict{}}
+	met, err := h.scan(ctx, func() visitor {
+		return (&staleVisitor{staleScan: s, spaces: map[staleSpace]map[change.InodeKey]*staleVerdict{}}).visit
+	})
 	if err != nil {
 		return nil, err
 	}
+	if err := h.settle(ctx, r.Manager, s.seen); err != nil {
+		return nil, err
+	}
+	out := &StaleResult{
+		Hits: tidy(s.hits()), Examined: met.examined, Own: h.own(r.Own), Gaps: met.gaps(),
+		Unread: met.denied + met.hidden, ByUnit: met.units,
+	}
+	if r.Count {
+		out.Looked = s.looked()
+	}
 	slices.Sort(s.warnings)
-	return &StaleResult{
-		Hits: tidy(s.hits), Examined: met.examined, Own: h.own(r.Own), Looked: s.looked,
-		Warnings: append(met.warnings(), s.warnings...),
-	}, nil
+	out.Warnings = s.warnings
+	return out, nil
 }
 
 type staleScan struct {
 	*host
 	retained map[change.InodeKey]string
 	roots    map[change.InodeKey]bool // the host's
+	count    bool
 
 	mu       sync.Mutex
 	verdicts map[staleKey]*staleVerdict
-	hits     []change.Hit
+	seen     []sighting
 	warnings []string
-	looked   map[string]change.Looked // nil where nobody counts
+}
+
+// its tells whether a sighting is the host's concern: what a container has in a
+// root of its own is for the container to say.
+func (s *staleScan) its(x *sighting) bool { return !x.who.Container || s.roots[x.root] }
+
+func (s *staleScan) hits() []change.Hit {
+	var out []change.Hit
+	for i := range s.seen {
+		x := &s.seen[i]
+		if !s.its(x) {
+			continue
+		}
+		for _, hit := range x.found {
+			full := x.who
+			full.Kind, full.Path, full.Detail = hit.Kind, hit.Path, hit.Detail
+			out = append(out, full)
+		}
+	}
+	return out
+}
+
+func (s *staleScan) looked() map[string]change.Looked {
+	out := map[string]change.Looked{}
+	for i := range s.seen {
+		x := &s.seen[i]
+		if !s.its(x) {
+			continue
+		}
+		for _, unit := range slices.Compact([]string{x.who.Unit, change.UnitKey(x.who.Unit, x.who.UserUnit)}) {
+			c := out[unit]
+			out[unit] = change.Looked{Processes: c.Processes + 1, Files: c.Files + x.files}
+		}
+	}
+	return out
 }
 
 // staleKey is one file as the processes of one root see it: what the verdict
 // depends on, but for when a process began.
 type staleKey struct {
-	mntNS    uint64
-	root     change.InodeKey
+	staleSpace
 	dev, ino uint64 // as mappings have it; the executable's as stat has it
+}
+
+type staleSpace struct {
+	mntNS uint64
+	root  change.InodeKey
 }
 
 // staleVerdict is reached by the first process that is asked about the file
@@ -108,80 +160,105 @@ type staleVerdict struct {
 	mtime, birth int64
 }
 
-func (s *staleScan) visit(p *sys.Proc, exe *change.Node) error {
+// allowance is for a copy that is made and started at once.
+const allowance = 2e9
+
+// counts tells whether the verdict may be against a process: that the file is
+// stale, or was written since it was made.
+func (v *staleVerdict) counts() bool {
+	return v.path != "" && (v.detail != "" || v.birth > 0 && v.mtime > v.birth+allowance)
+}
+
+// staleVisitor is a processor's own part: the verdicts that it has met need no
+// lock any more.
+type staleVisitor struct {
+	*staleScan
+	spaces map[staleSpace]map[change.InodeKey]*staleVerdict
+	buf    []byte
+}
+
+func (s *staleVisitor) visit(p *sys.Proc, exe *change.Node) error {
 	var root change.Node
 	if err := p.StatInto("root", &root); err != nil {
 		return err
 	}
-	ns := nsOf(p, "ns/mnt")
+	space := staleSpace{nsOf(p, "ns/mnt"), change.InodeKey{Dev: root.Dev, Ino: root.Ino}}
+	known := s.spaces[space]
+	if known == nil {
+		known = map[change.InodeKey]*staleVerdict{}
+		s.spaces[space] = known
+	}
+	// verdict asks the other processors where this one has not met the file.
+	verdict := func(dev, ino uint64, use func() (link, name string)) *staleVerdict {
+		v, reached := s.verdict(staleKey{space, dev, ino}, p, use)
+		if reached {
+			known[change.InodeKey{Dev: dev, Ino: ino}] = v
+		}
+		return v
+	}
 	var found []change.Hit
 	var started int64 // real time, read when needed
-	seen := map[[2]uint64]bool{}
 	add := func(v *staleVerdict, kind string) {
-		if v.path == "" {
-			return
-		}
 		detail := v.detail
-		if detail == "" && v.birth > 0 {
+		if detail == "" {
 			if started == 0 {
 				if st, err := readStat(p); err == nil {
-					started = s.clocks.Real - s.clocks.Boot + int64(st.startTicks)*(1e9/sys.TicksPerSecond)
+					started = s.clocks.Real - s.clocks.Monotonic + s.monotonic(st)
 				}
 			}
-			const allowance = 2e9 // a copy that is made and started at once
-			if started > 0 && v.birth < started && v.mtime > started+allowance {
-				detail = "written in place since the process began"
-				s.warn(fmt.Sprintf("%s was written in place while programs ran it: they may run a mix of old and new", v.path))
+			if started == 0 || v.birth >= started || v.mtime <= started+allowance {
+				return
 			}
+			detail = "written in place since the process began"
+			s.warn(fmt.Sprintf("%s was written in place while programs ran it: they may run a mix of old and new", v.path))
 		}
-		if detail != "" {
-			found = append(found, change.Hit{Kind: kind, Path: v.path, Detail: detail})
+		if hit := (change.Hit{Kind: kind, Path: v.path, Detail: detail}); !slices.Contains(found, hit) {
+			found = append(found, hit)
 		}
 	}
-	rootKey := change.InodeKey{Dev: root.Dev, Ino: root.Ino}
-	exeName, err := p.Readlink("exe")
-	if err != nil {
-		return err
+	v := known[change.InodeKey{Dev: exe.Dev, Ino: exe.Ino}]
+	if v == nil {
+		name, err := p.Readlink("exe")
+		if err != nil {
+			return err
+		}
+		v = verdict(exe.Dev, exe.Ino, func() (string, string) { return "exe", name })
 	}
-	v := s.verdict(staleKey{ns, rootKey, exe.Dev, exe.Ino}, p, func() (string, string) { return "exe", exeName })
-	exePath := v.path
-	add(v, "exec")
-	err = p.Maps(sys.MapsOptions{Exec: true}, func(m sys.Mapping, name func() string) bool {
-		if id := [2]uint64{m.Dev, m.Ino}; !seen[id] {
-			seen[id] = true
-			v := s.verdict(staleKey{ns, rootKey, m.Dev, m.Ino}, p, func() (string, string) { return m.File(), name() })
-			if v.path != exePath {
-				add(v, "mapped")
-			}
+	if v.counts() {
+		add(v, "exec")
+	}
+	exePath, files := v.path, map[change.InodeKey]bool(nil)
+	if s.count {
+		files = map[change.InodeKey]bool{}
+	}
+	err := p.Maps(sys.MapsOptions{Exec: true}, func(m *sys.Mapping) bool {
+		key := change.InodeKey{Dev: m.Dev, Ino: m.Ino}
+		v := known[key]
+		if v == nil {
+			v = verdict(m.Dev, m.Ino, func() (string, string) { return m.File(), m.Path() })
+		}
+		if v.counts() && v.path != exePath {
+			add(v, "mapped")
+		}
+		if files != nil {
+			files[key] = true
 		}
 		return true
 	})
 	if err != nil {
 		return err
 	}
-	if len(found) == 0 && s.looked == nil {
+	if len(found) == 0 && !s.count {
 		return nil
 	}
-	who, err := s.describe(p, exe)
-	if err != nil {
+	var x sighting
+	if x, s.buf, err = s.describe(p, exe, s.buf); err != nil {
 		return err
 	}
-	if who.Container && !s.roots[rootKey] {
-		return nil // what a container has in a root of its own is for the container to say
-	}
+	x.root, x.files, x.found = space.root, len(files), found
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.looked != nil {
-		for _, unit := range slices.Compact([]string{who.Unit, change.UnitKey(who.Unit, who.UserUnit)}) {
-			c := s.looked[unit]
-			s.looked[unit] = change.Looked{Processes: c.Processes + 1, Files: c.Files + len(seen)}
-		}
-	}
-	for _, hit := range found {
-		full := who
-		full.Kind, full.Path, full.Detail = hit.Kind, hit.Path, hit.Detail
-		s.hits = append(s.hits, full)
-	}
+	s.seen = append(s.seen, x)
 	return nil
 }
 
@@ -194,10 +271,10 @@ func (s *staleScan) warn(text string) {
 }
 
 // verdict judges a file once. use tells by which magic link a process uses it
-// and what it calls it.
-func (s *staleScan) verdict(k staleKey, p *sys.Proc, use func() (link, name string)) *staleVerdict {
+// and what it calls it. One that is not reached is good for this process alone.
+func (s *staleScan) verdict(k staleKey, p *sys.Proc, use func() (link, name string)) (v *staleVerdict, reached bool) {
 	s.mu.Lock()
-	v := s.verdicts[k]
+	v = s.verdicts[k]
 	if v == nil {
 		v = &staleVerdict{}
 		s.verdicts[k] = v
@@ -209,7 +286,10 @@ func (s *staleScan) verdict(k staleKey, p *sys.Proc, use func() (link, name stri
 		link, name := use()
 		v.reached = s.judge(v, k, p, link, name)
 	}
-	return v
+	if !v.reached {
+		return &staleVerdict{}, false // the process has ended, and the next one may write to v
+	}
+	return v, true
 }
 
 // judge reaches a verdict; false where the process has ended before.

@@ -124,7 +124,7 @@ func idle(v *verdict) bool {
 
 func (u *unit) refusesStop() bool {
 	if u.state != nil {
-		return u.state.RefuseManualStop
+		return u.ask(change.FieldRefuses).RefuseManualStop
 	}
 	return yes(last(u.definition(), "Unit", "RefuseManualStop"))
 }

@@ -27,6 +27,12 @@ type Found struct {
 // processes that still use objects which are gone, from the files that changed
 // since they were read, and from what earlier updates put off, judged anew.
 func Check(f Found) *change.CheckReport {
+	r, _ := Find(f)
+	return r
+}
+
+// Find is Check, and tells what it would have needed to know beside.
+func Find(f Found) (*change.CheckReport, Lacks) {
 	p := newPlanning(change.Input{
 		Facts:  &change.Facts{Running: true, Units: f.Units, Hits: f.Hits, Warnings: f.Warnings, Users: f.Users},
 		Policy: f.Policy,
@@ -98,7 +104,7 @@ func Check(f Found) *change.CheckReport {
 	if out.Warnings == nil {
 		out.Warnings = []string{}
 	}
-	return out
+	return out, p.lacks
 }
 
 // RestartPlan is the plan that does what check found, up to a rung.

@@ -183,7 +183,7 @@ func (g *graph) reached(name string, e edge, old bool) []string {
 	set := map[string]bool{}
 	u := g.p.running[name]
 	if u != nil && u.state != nil {
-		for _, n := range e.of(u.state) {
+		for _, n := range e.of(u) {
 			if d := g.p.named(n); d != nil {
 				set[d.name] = true
 			}
@@ -219,14 +219,15 @@ const (
 )
 
 // of is what the running manager says of an edge.
-func (e edge) of(u *change.UnitState) []string {
+func (e edge) of(u *unit) []string {
 	switch e {
 	case edgeStops:
-		return u.PropagatesStopTo
+		return u.ask(change.FieldPropagates).PropagatesStopTo
 	case edgeReloads:
-		return u.PropagatesReloadTo
+		return u.ask(change.FieldPropagates).PropagatesReloadTo
 	}
-	return slices.Concat(u.RequiredBy, u.RequisiteOf, u.BoundBy, u.ConsistsOf)
+	s := u.ask(change.FieldNeededBy)
+	return slices.Concat(s.RequiredBy, s.RequisiteOf, s.BoundBy, s.ConsistsOf)
 }
 
 // forward and backward are the settings that make an edge: in the unit that it

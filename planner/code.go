@@ -119,7 +119,7 @@ func (p *planning) hit(h change.Hit) {
 	case u.kind() != "service":
 		r.Detail = join("; ", fmt.Sprintf("the %s's own helper runs it", u.kind()), r.Detail)
 		p.postpone(u.name, r)
-	case u.oneshot && !u.optsIn():
+	case u.done() && !u.optsIn():
 		r.Detail = join("; ", "a oneshot is not run again by itself", r.Detail)
 		p.postpone(u.name, r)
 	default:
@@ -158,7 +158,7 @@ func (p *planning) reach() {
 				p.use(u, def, use)
 			}
 		}
-		if u.old != nil && u.new != nil && !u.runtime() {
+		if u.old != nil && u.new != nil && u.old != u.new && !u.runtime() {
 			p.moved(u)
 		}
 	})

@@ -4,16 +4,72 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/liveupd/liveupd/change"
 )
 
-// knows finds the table's entries for a unit, and what the star stood for.
-func (d *daemon) knows(u *unit) (star string, ok bool) {
-	names := []string{u.name}
-	if u.state != nil {
-		names = append(names, u.state.Names...)
+// knownDaemon is an entry of the table for a unit, and what the star of the
+// pattern that fits stood for.
+type knownDaemon struct {
+	*daemon
+	star string
+}
+
+// tableIndex finds the entries that may be a unit's by their places in the table.
+type tableIndex struct {
+	byName map[string][]int // by the names that they give exactly
+	byExec map[string][]int
+	globs  []int // with patterns: any name may fit
+}
+
+var index = sync.OnceValue(func() *tableIndex {
+	x := &tableIndex{byName: map[string][]int{}, byExec: map[string][]int{}}
+	for i, d := range daemons {
+		for _, pattern := range d.units {
+			if strings.ContainsAny(pattern, `*?[\`) {
+				x.globs = append(x.globs, i)
+			} else {
+				x.byName[pattern] = append(x.byName[pattern], i)
+			}
+		}
+		if d.exec != "" {
+			x.byExec[d.exec] = append(x.byExec[d.exec], i)
+		}
 	}
+	return x
+})
+
+// daemons are the table's entries for a unit, in the table's order.
+func (u *unit) daemons() []knownDaemon {
+	if u.looked {
+		return u.known
+	}
+	u.looked = true
+	names := u.names()
+	x := index()
+	may := slices.Clone(x.globs)
+	for _, name := range names {
+		may = append(may, x.byName[name]...)
+	}
+	if def := u.definition(); def != nil {
+		for _, use := range def.Uses {
+			if use.Kind == "exec" {
+				may = append(may, x.byExec[use.Path]...)
+			}
+		}
+	}
+	slices.Sort(may)
+	for _, i := range slices.Compact(may) {
+		if star, ok := daemons[i].knows(u, names); ok {
+			u.known = append(u.known, knownDaemon{&daemons[i], star})
+		}
+	}
+	return u.known
+}
+
+// knows tells whether the entry is one for the unit, and what the star stood for.
+func (d *daemon) knows(u *unit, names []string) (star string, ok bool) {
 	for _, pattern := range d.units {
 		for _, name := range names {
 			if ok, err := path.Match(pattern, name); err != nil || !ok {
@@ -25,7 +81,7 @@ func (d *daemon) knows(u *unit) (star string, ok bool) {
 			return star, true
 		}
 	}
-	if d.exec == "" || len(d.units) > 0 && u.definition() == nil {
+	if d.exec == "" || u.definition() == nil {
 		return "", false
 	}
 	return "", slices.ContainsFunc(u.definition().Uses, func(use change.Use) bool {
@@ -38,11 +94,9 @@ func (p *planning) configuration() {
 	p.each(func(u *unit) {
 		known := map[string]bool{} // paths that the table has decided on
 		table := false
-		for i := range daemons {
-			if star, ok := daemons[i].knows(u); ok {
-				table = true
-				p.table(u, &daemons[i], star, known)
-			}
+		for _, d := range u.daemons() {
+			table = true
+			p.table(u, d.daemon, d.star, known)
 		}
 		for _, pattern := range u.watched() {
 			for _, e := range p.changed.matching(pattern) {

@@ -36,7 +36,7 @@ func (p *planning) heldMount(u *unit) string {
 	}
 	held := ""
 	p.each(func(d *unit) {
-		if held != "" || along[d.name] || d.oneshot || d.old == nil {
+		if held != "" || along[d.name] || d.done() || d.old == nil {
 			return
 		}
 		for _, use := range d.old.Uses {

@@ -33,13 +33,9 @@ func Reads(tree *change.Tree, units map[string]*change.UnitState) []string {
 				set[use.Path] = true
 			}
 		}
-		for i := range daemons {
-			star, ok := daemons[i].knows(u)
-			if !ok {
-				continue
-			}
-			for _, pattern := range slices.Concat(daemons[i].reload, daemons[i].restart) {
-				set[expand(strings.ReplaceAll(pattern, "%*", star), u.name)] = true
+		for _, d := range u.daemons() {
+			for _, pattern := range slices.Concat(d.reload, d.restart) {
+				set[expand(strings.ReplaceAll(pattern, "%*", d.star), u.name)] = true
 			}
 		}
 		for _, pattern := range u.watched() {
@@ -90,12 +86,12 @@ func (p *planning) newer(n *Newer) {
 	p.changed = newChanges(d)
 	p.running = p.runningUnits()
 	p.stale = func(u *unit, rung change.Action, r change.Reason) bool {
-		if u.state == nil || u.state.InvokedMonoUSec == 0 {
+		if u.state == nil || u.ask(change.FieldInvoked).InvokedMonoUSec == 0 {
 			return false // when it began is not known
 		}
 		since := u.state.InvokedMonoUSec
 		if rung == change.ActionReload {
-			since = max(since, u.state.StateChangeMonoUSec) // a reload is a change of state
+			since = max(since, u.ask(change.FieldChanged).StateChangeMonoUSec) // a reload is a change of state
 		}
 		return n.Changed[r.Path] > n.Epoch+int64(since)*1000
 	}

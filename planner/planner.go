@@ -117,12 +117,19 @@ type planning struct {
 	// stale tells, where it is set, whether a need is one: the file changed after
 	// the unit had read it.
 	stale func(u *unit, rung change.Action, r change.Reason) bool
+	lacks Lacks
 }
 
 // Make decides what an update does and in what order. Source, Root and what
 // the manifest says are for the caller to fill in. Policy.Max is taken as it
 // stands: ActionNone allows no interruption at all.
 func Make(in change.Input) *change.Plan {
+	plan, _ := Decide(in)
+	return plan
+}
+
+// Decide is Make, and tells what it would have needed to know beside.
+func Decide(in change.Input) (*change.Plan, Lacks) {
 	p := newPlanning(in)
 	p.unitFiles()
 	p.starts()
@@ -134,13 +141,13 @@ func Make(in change.Input) *change.Plan {
 	p.hostEffects()
 	p.atRest()
 	p.eachUser((*planning).userUnits)
-	return p.finish()
+	return p.finish(), p.lacks
 }
 
 func newPlanning(in change.Input) *planning {
 	p := &planning{
 		in: in, facts: in.Facts, verdicts: map[string]*verdict{}, warnings: map[string]bool{},
-		spared: map[string][]change.Reason{}, users: map[string]*planning{},
+		spared: map[string][]change.Reason{}, users: map[string]*planning{}, lacks: Lacks{},
 	}
 	if p.in.Delta == nil {
 		p.in.Delta = &change.Delta{}
@@ -196,7 +203,7 @@ func (p *planning) raise(u *unit, rung change.Action, r change.Reason) {
 	if !left {
 		return
 	}
-	if v := p.verdicts[u.name]; rung >= change.ActionRestart && u.oneshot && !u.optsIn() && (v == nil || !v.ruled) {
+	if v := p.verdicts[u.name]; rung >= change.ActionRestart && (v == nil || !v.ruled) && u.done() && !u.optsIn() {
 		p.spare(u.name, r, "a oneshot has done its work, and is not run again unless it asks for that")
 		return
 	}
@@ -282,7 +289,7 @@ func (p *planning) unitPlans() []change.UnitPlan {
 			plan.Needs = max(v.want, v.needs())
 		}
 		if u := p.running[name]; u != nil && u.state != nil {
-			plan.LastStartUSec = u.state.LastStartUSec
+			plan.LastStartUSec = u.ask(change.FieldEntered).LastStartUSec
 		}
 		out = append(out, plan)
 	}
@@ -331,7 +338,7 @@ func (p *planning) count(out *change.Plan) {
 func (p *planning) unaffected() int {
 	n := 0
 	for name, u := range p.running {
-		if u.kind() == "service" && !u.oneshot && p.verdicts[name] == nil {
+		if u.kind() == "service" && p.verdicts[name] == nil && !u.done() {
 			n++
 		}
 	}

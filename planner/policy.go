@@ -83,14 +83,6 @@ func (p *planning) namesOf(names ...string) []string {
 	return names
 }
 
-// names are all that a unit is known by.
-func (u *unit) names() []string {
-	if u.state == nil {
-		return []string{u.name}
-	}
-	return append([]string{u.name}, u.state.Names...)
-}
-
 // ruling is what a rule comes to now, and why in one clause.
 func (p *planning) ruling(r *change.Rule) (action, why string) {
 	why = join(": ", "the policy of "+r.Source, r.Reason)

@@ -149,7 +149,7 @@ func (p *planning) triggeredBy(u *unit) []*unit {
 	}
 	var names []string
 	if u.state != nil {
-		names = slices.Sorted(slices.Values(u.state.Triggers))
+		names = slices.Sorted(slices.Values(u.ask(change.FieldTriggers).Triggers))
 	} else {
 		name := last(u.definition(), "Socket", "Service")
 		names = []string{cmp.Or(name, strings.TrimSuffix(u.name, ".socket")+".service")}

@@ -14,7 +14,39 @@ type unit struct {
 	old     *change.Unit      // nil where the old tree does not define it
 	new     *change.Unit      // nil where the new tree does not
 	state   *change.UnitState // nil without a running system
-	oneshot bool              // its work is done: no process belongs to it
+	oneshot bool              // without one: its work is done, and no process belongs to it
+	lacks   Lacks             // the planning's
+	known   []knownDaemon     // what daemons() found
+	looked  bool              // it did
+}
+
+// Lacks is what a decision needs to know of units and what their states do not
+// say: it is made anew when that is known. An empty one means that the decision
+// stands.
+type Lacks map[*change.UnitState]change.UnitFields
+
+// ask gives the unit's state and notes what of it is needed.
+func (u *unit) ask(need change.UnitFields) *change.UnitState {
+	if need &= u.state.Lacks; need != 0 && u.lacks != nil {
+		u.lacks[u.state] |= need
+	}
+	return u.state
+}
+
+// names are all that the unit is known by.
+func (u *unit) names() []string {
+	if u.state == nil {
+		return []string{u.name}
+	}
+	return append([]string{u.name}, u.ask(change.FieldNames).Names...)
+}
+
+// done tells whether it is a oneshot: its work is done, and no process belongs to it.
+func (u *unit) done() bool {
+	if u.state == nil || u.kind() != "service" {
+		return u.oneshot
+	}
+	return u.state.SubState == "exited" || u.ask(change.FieldType).Type == "oneshot"
 }
 
 // kind is the unit's type: the suffix of its name.
@@ -33,7 +65,7 @@ func (u *unit) definition() *change.Unit {
 // canReload tells whether a reload does anything: by the running manager's
 // word, or by the definition.
 func (u *unit) canReload() bool {
-	if u.state != nil && u.state.CanReload || u.kind() == "mount" {
+	if u.kind() == "mount" {
 		return true
 	}
 	for _, d := range []*change.Unit{u.new, u.old} {
@@ -41,14 +73,17 @@ func (u *unit) canReload() bool {
 			return true
 		}
 	}
-	return false
+	return u.state != nil && u.ask(change.FieldCanReload).CanReload
 }
 
 // runtime tells whether the unit's definition lies in /run: generated or
 // transient, so that no tree defines what runs.
 func (u *unit) runtime() bool {
-	return u.state != nil && strings.HasPrefix(u.state.FragmentPath, "/run/") &&
-		(u.old == nil || u.old.Fragment != u.state.FragmentPath)
+	if u.state == nil {
+		return false
+	}
+	fragment := u.ask(change.FieldFragment).FragmentPath
+	return strings.HasPrefix(fragment, "/run/") && (u.old == nil || u.old.Fragment != fragment)
 }
 
 // last is the value of the last assignment of a key, "" where there is none.
@@ -131,12 +166,24 @@ func (p *planning) runningUnits() map[string]*unit {
 		if st == nil || !st.Active() {
 			continue
 		}
-		names := append([]string{st.Name}, slices.Sorted(slices.Values(st.Names))...)
-		u := &unit{name: st.Name, state: st, old: lookup(p.in.Old, names...), new: lookup(p.in.New, names...)}
-		u.oneshot = u.kind() == "service" && (st.Type == "oneshot" || st.SubState == "exited")
+		u := &unit{name: st.Name, state: st, lacks: p.lacks}
+		u.old, u.new = u.defined(p.in.Old), u.defined(p.in.New)
 		out[st.Name] = u
 	}
 	return out
+}
+
+// defined finds the running unit in a tree, by its own name before the others.
+func (u *unit) defined(t *change.Tree) *change.Unit {
+	if len(t.Units) == 0 {
+		return nil
+	}
+	if def := t.Units[u.name]; def != nil {
+		return def
+	}
+	names := u.names()
+	slices.Sort(names[1:])
+	return lookup(t, names...)
 }
 
 // isOneshot follows systemd.service(5): without Type= and ExecStart= a

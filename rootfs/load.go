@@ -57,7 +57,7 @@ func Load(ctx context.Context, v View, o LoadOptions) (*change.Tree, error) {
 	if err := parallel(ctx, slices.Sorted(maps.Keys(names)), func(name string) { set.unit(name) }); err != nil {
 		return nil, fmt.Errorf("cannot load units: %w", err)
 	}
-	out := &change.Tree{Units: map[string]*change.Unit{}, Reached: set.reached(), Path: set.dirs}
+	out := &change.Tree{Units: map[string]*change.Unit{}, Reached: set.reached(), Path: set.dirs, DropInDirs: set.dropInDirs()}
 	if o.User == nil {
 		out.Presets = readPresets(t, o.Run, warn)
 	}

@@ -125,6 +125,18 @@ func readLoadPath(t *tree, folders []string, run bool, warn *warnings) *unitSet 
 	return s
 }
 
+// dropInDirs are the folders of drop-ins, sorted.
+func (s *unitSet) dropInDirs() []string {
+	var out []string
+	for dir := range s.subdirs {
+		if strings.HasSuffix(dir, ".d") {
+			out = append(out, dir)
+		}
+	}
+	slices.Sort(out)
+	return out
+}
+
 // enter records one name of a folder of the load path; the first one of a
 // name wins.
 func (s *unitSet) enter(dir, name string, inPath map[string]bool) {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"slices"
 	"strconv"
 	"sync/atomic"
 	"unsafe"
@@ -16,23 +17,37 @@ import (
 
 // Proc is one process, held by its directory in /proc. Once the process has
 // ended every look into it fails, also when its number has been given to
-// another: nothing that is read belongs to a successor.
+// another: nothing that is read belongs to a successor. A scan makes thousands
+// of these: they are closed by their holder and have no finalizer.
 type Proc struct {
 	PID int
-	dir *FD
+	dir FD
 }
 
 // OpenProc opens a process below procRoot, usually "/proc".
 func OpenProc(procRoot *FD, pid int) (*Proc, error) {
-	dir, err := OpenAt(procRoot, strconv.Itoa(pid), unix.O_PATH|unix.O_DIRECTORY, 0)
-	if err != nil {
+	p := &Proc{PID: pid}
+	if err := p.dir.openIn(procRoot, strconv.Itoa(pid), unix.O_PATH|unix.O_DIRECTORY); err != nil {
 		return nil, err
 	}
-	return &Proc{PID: pid, dir: dir}, nil
+	return p, nil
 }
 
+// openIn opens name below dir; f has no finalizer then.
+func (f *FD) openIn(dir *FD, name string, flags int) error {
+	err := retry("openat", name, func() (err error) {
+		f.n, err = unix.Openat(dir.n, name, flags|unix.O_CLOEXEC, 0)
+		return err
+	})
+	f.name = name
+	runtime.KeepAlive(dir)
+	return err
+}
+
+func (f *FD) shut() { _ = unix.Close(f.n) } // of /proc: nothing is lost by an error
+
 // Close lets go of the process.
-func (p *Proc) Close() error { return p.dir.Close() }
+func (p *Proc) Close() { p.dir.shut() }
 
 // IsGone tells whether an error means that the process has ended.
 func IsGone(err error) bool { return errors.Is(err, unix.ESRCH) || errors.Is(err, unix.ENOENT) }
@@ -45,7 +60,6 @@ func IsDenied(err error) bool { return errors.Is(err, unix.EACCES) || errors.Is(
 func (p *Proc) StatInto(name string, n *change.Node) error {
 	var st unix.Stat_t
 	err := retry("fstatat", name, func() error { return unix.Fstatat(p.dir.n, name, &st, 0) })
-	runtime.KeepAlive(p.dir)
 	if err != nil {
 		return err
 	}
@@ -54,19 +68,37 @@ func (p *Proc) StatInto(name string, n *change.Node) error {
 }
 
 // Readlink reads a magic link's text.
-func (p *Proc) Readlink(name string) (string, error) { return Readlink(p.dir, name) }
+func (p *Proc) Readlink(name string) (string, error) { return Readlink(&p.dir, name) }
 
 // Open opens what name leads to, for reading.
-func (p *Proc) Open(name string, flags int) (*FD, error) { return OpenAt(p.dir, name, flags, 0) }
+func (p *Proc) Open(name string, flags int) (*FD, error) { return OpenAt(&p.dir, name, flags, 0) }
 
 // ReadFile reads a file of the process's directory, appending to buf.
 func (p *Proc) ReadFile(name string, buf []byte) ([]byte, error) {
-	f, err := OpenAt(p.dir, name, unix.O_RDONLY, 0)
+	var f FD
+	if err := f.openIn(&p.dir, name, unix.O_RDONLY); err != nil {
+		return buf, err
+	}
+	defer f.shut()
+	// What fits is told in one piece: a read that leaves room has read it all.
+	buf = slices.Grow(buf, 4096)
+	room := buf[len(buf):cap(buf)]
+	n, err := read(&f, room)
 	if err != nil {
 		return buf, err
 	}
-	defer f.Close()
-	return readAll(f, buf)
+	if buf = buf[:len(buf)+n]; n < len(room) {
+		return buf, nil
+	}
+	return readAll(&f, buf)
+}
+
+func read(f *FD, b []byte) (n int, err error) {
+	err = retry("read", f.name, func() (err error) {
+		n, err = unix.Read(f.n, b)
+		return err
+	})
+	return n, err
 }
 
 func readAll(f *FD, buf []byte) ([]byte, error) {
@@ -76,11 +108,7 @@ func readAll(f *FD, buf []byte) ([]byte, error) {
 			copy(grown, buf)
 			buf = grown
 		}
-		var n int
-		err := retry("read", f.name, func() (err error) {
-			n, err = unix.Read(f.n, buf[len(buf):cap(buf)])
-			return err
-		})
+		n, err := read(f, buf[len(buf):cap(buf)])
 		if err != nil {
 			return buf, err
 		}
@@ -101,10 +129,20 @@ type Mapping struct {
 	// Name is the file's path as proc_pid_maps(5) shows it, with its
 	// " (deleted)"; "" where it was not asked for.
 	Name string
+	maps *FD // to ask for it
 }
 
 // File is the mapping's magic link in the process's directory.
 func (m *Mapping) File() string { return fmt.Sprintf("map_files/%x-%x", m.Start, m.End) }
+
+// Path is the path of the file, with its " (deleted)"; "" where it has none. It
+// can be asked while the mapping is yielded.
+func (m *Mapping) Path() string {
+	if m.Name == "" && m.maps != nil {
+		m.Name = queryName(m.maps, m.Start)
+	}
+	return m.Name
+}
 
 // procmapQuery is struct procmap_query of linux/fs.h (Linux 6.11).
 type procmapQuery struct {
@@ -144,55 +182,50 @@ type MapsOptions struct {
 }
 
 // Maps calls yield with each file-backed mapping, by PROCMAP_QUERY where the
-// kernel has it (Linux 6.11), by the text of /proc/PID/maps elsewhere. name
-// fetches the path of the mapping that is being yielded, "" where it has none.
-func (p *Proc) Maps(o MapsOptions, yield func(m Mapping, name func() string) bool) error {
-	f, err := OpenAt(p.dir, "maps", unix.O_RDONLY, 0)
-	if err != nil {
+// kernel has it (Linux 6.11), by the text of /proc/PID/maps elsewhere. The
+// mapping is good until yield returns.
+func (p *Proc) Maps(o MapsOptions, yield func(m *Mapping) bool) error {
+	var f FD
+	if err := f.openIn(&p.dir, "maps", unix.O_RDONLY); err != nil {
 		return err
 	}
-	defer f.Close()
+	defer f.shut()
 	if !o.Text && !procmapMissing.Load() {
-		err := queryMaps(f, o, yield)
+		err := queryMaps(&f, o, yield)
 		if !errors.Is(err, unix.ENOTTY) {
 			return err
 		}
 		procmapMissing.Store(true)
 	}
-	text, err := readAll(f, make([]byte, 0, 64<<10))
+	text, err := readAll(&f, make([]byte, 0, 64<<10))
 	if err != nil {
 		return err
 	}
-	ParseMaps(text, func(m Mapping) bool {
-		if o.Exec && !m.Exec {
-			return true
-		}
-		return yield(m, func() string { return m.Name })
-	})
+	ParseMaps(text, func(m Mapping) bool { return o.Exec && !m.Exec || yield(&m) })
 	return nil
 }
 
-func queryMaps(f *FD, o MapsOptions, yield func(Mapping, func() string) bool) error {
+func queryMaps(f *FD, o MapsOptions, yield func(*Mapping) bool) error {
 	q := procmapQuery{size: uint64(unsafe.Sizeof(procmapQuery{}))}
 	flags := uint64(procmapCoveringOrNext | procmapFileBacked)
 	if o.Exec {
 		flags |= procmapExecutable
 	}
+	var m Mapping
 	for addr := uint64(0); ; {
 		q.queryFlags, q.queryAddr = flags, addr
 		q.vmaNameSize, q.vmaNameAddr = 0, 0
-		err := procmap(f, &q)
-		if errors.Is(err, unix.ENOENT) {
-			return nil
+		if err := procmap(f, &q); err != 0 {
+			if err == unix.ENOENT {
+				return nil
+			}
+			return &os.PathError{Op: "ioctl(PROCMAP_QUERY)", Path: f.name, Err: err}
 		}
-		if err != nil {
-			return err
-		}
-		m := Mapping{
+		m = Mapping{
 			Start: q.vmaStart, End: q.vmaEnd, Dev: unix.Mkdev(q.devMajor, q.devMinor), Ino: q.inode,
-			Exec: q.vmaFlags&procmapExecutable != 0,
+			Exec: q.vmaFlags&procmapExecutable != 0, maps: f,
 		}
-		if !yield(m, func() string { return queryName(f, m.Start) }) {
+		if !yield(&m) {
 			return nil
 		}
 		if q.vmaEnd <= addr {
@@ -212,23 +245,19 @@ func queryName(f *FD, start uint64) string {
 		size: uint64(unsafe.Sizeof(procmapQuery{})), queryAddr: start,
 		vmaNameSize: uint32(len(name)), vmaNameAddr: uint64(uintptr(unsafe.Pointer(&name[0]))),
 	}
-	err := procmap(f, &q)
-	if err != nil || q.vmaNameSize == 0 {
+	if procmap(f, &q) != 0 || q.vmaNameSize == 0 {
 		return ""
 	}
 	return string(name[:q.vmaNameSize-1]) // its size counts the NUL
 }
 
-func procmap(f *FD, q *procmapQuery) error {
+// procmap asks without telling the scheduler: an answer takes less than that,
+// and a process has hundreds of mappings.
+func procmap(f *FD, q *procmapQuery) unix.Errno {
 	for {
-		_, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(f.n), ioctlProcmapQuery, uintptr(unsafe.Pointer(q)))
-		runtime.KeepAlive(f)
-		switch errno {
-		case 0:
-			return nil
-		case unix.EINTR:
-		default:
-			return &os.PathError{Op: "ioctl(PROCMAP_QUERY)", Path: f.name, Err: errno}
+		_, _, errno := unix.RawSyscall(unix.SYS_IOCTL, uintptr(f.n), ioctlProcmapQuery, uintptr(unsafe.Pointer(q)))
+		if errno != unix.EINTR {
+			return errno
 		}
 	}
 }
@@ -255,7 +284,7 @@ func MapsIdentity(f *FD) (dev, ino uint64, err error) {
 	defer self.Close()
 	addr := uint64(uintptr(unsafe.Pointer(&page[0])))
 	found := false
-	err = self.Maps(MapsOptions{}, func(m Mapping, _ func() string) bool {
+	err = self.Maps(MapsOptions{}, func(m *Mapping) bool {
 		if m.Start <= addr && addr < m.End {
 			dev, ino, found = m.Dev, m.Ino, true
 		}
@@ -304,7 +333,6 @@ func ReadAt(f *FD, b []byte, offset int64) (int, error) {
 func (p *Proc) Birth(name string) int64 {
 	var st unix.Statx_t
 	err := retry("statx", name, func() error { return unix.Statx(p.dir.n, name, 0, unix.STATX_BTIME, &st) })
-	runtime.KeepAlive(p.dir)
 	if err != nil || st.Mask&unix.STATX_BTIME == 0 {
 		return 0
 	}
@@ -317,10 +345,15 @@ func (p *Proc) Birth(name string) int64 {
 type Times struct{ Born, Modified, Changed int64 }
 
 // TimesOf reads the times of what lies at a path, a symlink's own.
-func TimesOf(path string) (Times, error) {
+func TimesOf(path string) (Times, error) { return timesOf(path, unix.AT_SYMLINK_NOFOLLOW) }
+
+// TimesOfTarget reads the times of what a path leads to.
+func TimesOfTarget(path string) (Times, error) { return timesOf(path, 0) }
+
+func timesOf(path string, flags int) (Times, error) {
 	var st unix.Statx_t
 	err := retry("statx", path, func() error {
-		return unix.Statx(unix.AT_FDCWD, path, unix.AT_SYMLINK_NOFOLLOW|unix.AT_NO_AUTOMOUNT, unix.STATX_BTIME|unix.STATX_MTIME|unix.STATX_CTIME, &st)
+		return unix.Statx(unix.AT_FDCWD, path, flags|unix.AT_NO_AUTOMOUNT, unix.STATX_BTIME|unix.STATX_MTIME|unix.STATX_CTIME, &st)
 	})
 	if err != nil {
 		return Times{}, err

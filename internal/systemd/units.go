@@ -141,7 +141,7 @@ func unitState(name string, p map[string]dbus.Variant) *change.UnitState {
 	u := &change.UnitState{
 		Name: text(p, "Id"), Names: list(p, "Names"),
 		LoadState: text(p, "LoadState"), ActiveState: text(p, "ActiveState"), SubState: text(p, "SubState"),
-		CanReload: flag(p, "CanReload"), FragmentPath: text(p, "FragmentPath"),
+		CanReload: flag(p, "CanReload"), FragmentPath: text(p, "FragmentPath"), DropIns: list(p, "DropInPaths"),
 		NeedDaemonReload:  flag(p, "NeedDaemonReload"),
 		RefuseManualStart: flag(p, "RefuseManualStart"), RefuseManualStop: flag(p, "RefuseManualStop"),
 		StateChangeMonoUSec: number(p, "StateChangeTimestampMonotonic"),
