@@ -190,6 +190,8 @@ type Plan struct {
 	// Asked are the unit actions that the packages' scripts asked for by themselves, as
 	// the package manager alone would have done them: "nginx.service restart".
 	Asked []string `json:"asked,omitempty"`
+	// RebootAsked are the packages that ask for a reboot by themselves.
+	RebootAsked []string `json:"reboot_asked,omitempty"`
 	// Unaffected counts the running units that keep running untouched.
 	Unaffected int `json:"unaffected"`
 	// Spared are the units that something which changes reaches and that are left

@@ -45,6 +45,14 @@ type Report struct {
 	SwapUSec    int64        `json:"swap_usec,omitempty"`   // the window in which old and new could be met
 	Frozen      []string     `json:"frozen,omitempty"`      // the units that stood still in it
 	FrozenUSec  int64        `json:"frozen_usec,omitempty"` // for how long
+	// Command is how exec's command ended, where it did not succeed.
+	Command *CommandResult `json:"command,omitempty"`
+}
+
+// CommandResult is how a command ended: by itself, or by a signal.
+type CommandResult struct {
+	Exit   int    `json:"exit"` // -1 where a signal ended it
+	Signal string `json:"signal,omitempty"`
 }
 
 // Generation is one transaction that lies in the store.

@@ -152,6 +152,7 @@ func (a *aptWork) tell(p *change.Plan) {
 			p.Warnings = append(p.Warnings, fmt.Sprintf("%s: the package's version is taken, the machine's is kept beside", c.Path))
 		}
 	}
+	p.RebootAsked = a.recorded.Reboot
 	if len(a.recorded.Reboot) > 0 {
 		p.Warnings = append(p.Warnings, "packages ask for a reboot: "+strings.Join(a.recorded.Reboot, ", "))
 	}

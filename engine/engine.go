@@ -22,6 +22,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -95,6 +96,8 @@ type Events struct {
 	// Terminated is closed when the caller is told to end, and not just to stop
 	// what it does; nil where it never is.
 	Terminated <-chan struct{}
+	// Input is what a command of exec reads, where the request says so; nil is nothing.
+	Input io.Reader
 	// Started is told the unit in which the work is done, where it has one of its own.
 	Started func(unit string)
 }

@@ -18,14 +18,17 @@ import (
 
 // ExecRequest is what exec runs.
 type ExecRequest struct {
-	Argv     []string      `json:"argv"`
-	Env      []string      `json:"env,omitempty"`
-	Dir      string        `json:"dir,omitempty"`
-	Network  bool          `json:"network,omitempty"`
-	Terminal bool          `json:"terminal,omitempty"`
-	Limit    time.Duration `json:"limit,omitempty"`  // 0: ExecLimit
-	Memory   int64         `json:"memory,omitempty"` // bytes; 0: three quarters of the machine's
-	Tasks    int64         `json:"tasks,omitempty"`  // 0: sandboxPids
+	Argv     []string `json:"argv"`
+	Env      []string `json:"env,omitempty"`
+	Dir      string   `json:"dir,omitempty"`
+	Network  bool     `json:"network,omitempty"`
+	Terminal bool     `json:"terminal,omitempty"`
+	Input    bool     `json:"input,omitempty"` // it reads Events.Input
+	// InputFrom is the socket that the caller serves its input on.
+	InputFrom string        `json:"input_from,omitempty"`
+	Limit     time.Duration `json:"limit,omitempty"`  // 0: ExecLimit
+	Memory    int64         `json:"memory,omitempty"` // bytes; 0: three quarters of the machine's
+	Tasks     int64         `json:"tasks,omitempty"`  // 0: sandboxPids
 }
 
 // ExecLimit is how long a command may run where the request does not say.
@@ -75,7 +78,7 @@ func (e *Engine) exec(ctx context.Context, req Request, ev Events) (any, error) 
 		}
 		defer post()
 	}
-	p, err := s.planExec(ctx, w, ev)
+	p, err := s.planExec(ctx, w, report, ev)
 	if err != nil {
 		report.Result, report.Error = "failed", err.Error()
 		if req.PlanOnly {
@@ -111,7 +114,7 @@ func (s *session) commitPlanned(ctx context.Context, p *planned, report *change.
 }
 
 // planExec runs the command and plans for what it changed.
-func (s *session) planExec(ctx context.Context, w *work, ev Events) (*planned, error) {
+func (s *session) planExec(ctx context.Context, w *work, report *change.Report, ev Events) (*planned, error) {
 	x := s.req.Exec
 	limit := x.Limit
 	if limit <= 0 {
@@ -119,10 +122,22 @@ func (s *session) planExec(ctx context.Context, w *work, ev Events) (*planned, e
 	}
 	shown := strings.Join(x.Argv, " ")
 	ev.progress("running", 0, 0, "", shown)
-	_, err := w.runIn(ctx, sandbox.Spec{
+	input, err := openInput(x, ev)
+	if err != nil {
+		return nil, err
+	}
+	o := sandbox.Options{Output: os.Stderr, Timeout: limit}
+	if input != nil {
+		defer input.Close()
+		o.Input = input
+	}
+	_, err = w.runIn(ctx, sandbox.Spec{
 		Commands: []sandbox.Command{{Argv: x.Argv, Network: x.Network}}, Env: execEnv(x.Env), Cwd: x.Dir, Terminal: x.Terminal,
 		Memory: x.Memory, Pids: x.Tasks,
-	}, sandbox.Options{Output: os.Stderr, Timeout: limit})
+	}, o)
+	if failure, ok := errors.AsType[*sandbox.Failure](err); ok && report != nil {
+		report.Command = &change.CommandResult{Exit: failure.Exit, Signal: failure.Signal}
+	}
 	if err != nil {
 		return nil, notCommitted(ctx, shown, err)
 	}
@@ -159,6 +174,9 @@ func notCommitted(ctx context.Context, shown string, err error) error {
 			return change.WithHint(fmt.Errorf("interrupted while %s ran: %w", shown, ErrNothingCommitted), "run the same command again")
 		}
 		hint := "give it more time with --limit"
+		if errors.Is(err, sandbox.ErrInputCut) {
+			hint = "run the same command again"
+		}
 		if errors.Is(err, errFull) {
 			hint = "free some room on the root's file system"
 		}

@@ -224,6 +224,11 @@ func (s *session) rollbackOne(ctx context.Context, g change.Generation, report *
 			"see: systemctl status, then start the unit by hand")
 	}
 	r.conclude()
+	if was, err := tx.Plan(); err == nil && was != nil && s.req.Live() {
+		if err := withdrawReboot("/run", was.RebootAsked); err != nil {
+			s.warnings = append(s.warnings, fmt.Sprintf("a request for a reboot was not taken back: %v", err))
+		}
+	}
 	return nil
 }
 

@@ -119,6 +119,15 @@ func Spawn(ctx context.Context, req Request, ev Events) (any, error) {
 		return nil, err
 	}
 	req.Own = ownUnits()
+	if req.Exec != nil && req.Exec.Input && ev.Input != nil {
+		x := *req.Exec
+		var end func()
+		if x.InputFrom, end, err = serveInput(ev.Input); err != nil {
+			return nil, err
+		}
+		defer end()
+		req.Exec = &x
+	}
 	toWorker, ours, err := os.Pipe()
 	if err != nil {
 		return nil, fmt.Errorf("cannot make a pipe: %w", err)

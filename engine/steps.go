@@ -166,6 +166,9 @@ func (r *run) conclude() {
 	if r.tx == nil || !r.s.req.Live() {
 		return
 	}
+	if err := askReboot("/run", r.p.plan.RebootAsked); err != nil {
+		r.s.warnings = append(r.s.warnings, fmt.Sprintf("that packages ask for a reboot was not noted: %v", err))
+	}
 	host, deferred := r.s.carryOver(r.tx.ID(), r.report.HostAction, r.s.waitingFor(r.report.Deferred, time.Now().Unix()))
 	if err := r.tx.SetPending(host, deferred); err != nil {
 		r.s.warnings = append(r.s.warnings, fmt.Sprintf("what is pending was not recorded: %v", err))

@@ -56,6 +56,8 @@ type Spec struct {
 	Cwd  string // "" or one that the view lacks is "/"
 	// Commands run one after the other in the same view; one that fails is the last.
 	Commands []Command
+	// Input: the commands read the runner's standard input; else there is nothing to read.
+	Input bool
 	// Terminal gives the commands a terminal of their own, relayed to descriptor 2.
 	Terminal bool
 	// Systemd tells that PID 1 can make a scope for the limits.
@@ -152,9 +154,13 @@ func (f *Failure) Limits() string {
 type Options struct {
 	Program string             // the runner; "" is Program()
 	Output  io.Writer          // gets standard output and error as they come; nil drops them
+	Input   io.Reader          // what the commands read; nil is nothing
 	Timeout time.Duration      // 0 is none
 	OnPhase func(phase string) // called when a command begins; may be nil
 }
+
+// ErrInputCut is an input that ended before its end.
+var ErrInputCut = errors.New("its input was cut off")
 
 // tail is how much of a command's output is kept for its report.
 const tail = 16 << 10
@@ -175,6 +181,7 @@ func Run(ctx context.Context, s Spec, o Options) (*Result, error) {
 		ctx, cancel = context.WithTimeoutCause(ctx, o.Timeout, fmt.Errorf("it did not end within %s", o.Timeout))
 		defer cancel()
 	}
+	s.Input = o.Input != nil
 	msg, err := json.Marshal(s)
 	if err != nil {
 		return nil, err
@@ -191,6 +198,8 @@ func Run(ctx context.Context, s Spec, o Options) (*Result, error) {
 	}
 	defer resR.Close()
 	out := &output{to: o.Output}
+	ctx, cut := context.WithCancelCause(ctx)
+	defer cut(nil)
 	cmd := exec.CommandContext(ctx, program)
 	cmd.Args = []string{ProgramName}
 	cmd.Env = []string{}
@@ -198,6 +207,27 @@ func Run(ctx context.Context, s Spec, o Options) (*Result, error) {
 	cmd.Stdout, cmd.Stderr = out, out
 	if s.Terminal {
 		cmd.Stdout, cmd.Stderr = nil, os.Stderr
+	}
+	if o.Input != nil {
+		// Not cmd.Stdin = o.Input: Wait would wait for the input's end, which may never come.
+		in, to, err := os.Pipe()
+		if err != nil {
+			specR.Close()
+			resW.Close()
+			return nil, err
+		}
+		defer in.Close()
+		defer to.Close() // not before the command has ended, where what it reads was cut off
+		cmd.Stdin = in
+		go func() {
+			// A command need not read all of it. One that would take a part for the whole is ended.
+			_, err := io.Copy(to, o.Input)
+			if err != nil && !errors.Is(err, syscall.EPIPE) {
+				cut(fmt.Errorf("%w: %w", ErrInputCut, err))
+				return
+			}
+			_ = to.Close()
+		}()
 	}
 	cmd.ExtraFiles = []*os.File{specR, resW}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: sys.CloneMountNS, Setsid: true}

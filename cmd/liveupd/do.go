@@ -74,6 +74,9 @@ func (o *options) do(ctx context.Context, req engine.Request, r ui.Renderer) (an
 			r.Verify(v)
 		}
 	}}
+	if req.Exec != nil {
+		ev.Input = os.Stdin
+	}
 	if o.asks() {
 		ev.Confirm = func(*change.Plan) bool { return confirm(ctx) }
 	} else {

@@ -36,7 +36,10 @@ interrupted, nothing has happened.
 The command sees no process, socket or device of the running system, cannot set
 its clock or its kernel, and has a loopback network only, unless --network gives
 it the host's (and with it the host's abstract sockets). Its output goes to standard
-error. What it writes to /tmp, /var/tmp and /run is not kept. Its standard input is empty.
+error. What it writes to /tmp, /var/tmp and /run is not kept. What is piped
+or redirected to liveupd it reads (patch -p1 <x.diff); a terminal it does not.
+
+Its exit status is told, and is not liveupd's: where it fails that is 1.
 
 With --plan the changes are shown and dropped. With --shell a shell is started at
 the terminal; leave it with exit 0 to commit, with another status to drop everything.
@@ -97,6 +100,9 @@ func (x *execOptions) run(cmd *cobra.Command, o *options, args []string) error {
 	x.exec.Argv, x.exec.Env, x.exec.Limit = args, os.Environ(), x.limit
 	if dir, err := os.Getwd(); err == nil {
 		x.exec.Dir = dir
+	}
+	if st, err := os.Stdin.Stat(); err == nil && !x.shell {
+		x.exec.Input = sys.TerminalWidth(os.Stdin) == 0 && st.Mode()&os.ModeCharDevice == 0
 	}
 	x.req.Exec = &x.exec
 	o.reads = x.plan

@@ -56,6 +56,9 @@ func runOne(v View, s sandbox.Spec, c sandbox.Command, i int, res *sandbox.Resul
 		Args: c.Argv, Env: environment(s), Cwd: workingDir(v, s.Cwd), Init: true,
 		Stdin: nil, Stdout: os.Stdout, Stderr: os.Stderr,
 	}
+	if s.Input {
+		process.Stdin = os.Stdin
+	}
 	var relay *terminal
 	if s.Terminal {
 		if relay, err = openTerminal(process); err != nil {

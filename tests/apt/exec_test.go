@@ -229,6 +229,8 @@ func TestExecInstallers(t *testing.T) {
 	run("/usr/local/bin/make-broken").Want(t, 1)
 	same(t, "after a broken installer", before, machine.TakeSnapshot(t, m.Image(), ".liveupd"), nil)
 
+	inputOnMachine(t, m)
+
 	out := run("/bin/sh", "/srv/install.sh").Want(t, 0)
 	if got := m.Shell("vendor; id -un vendor"); got != "vendor\nvendor" {
 		t.Errorf("after the script: %q", got)

@@ -1,12 +1,13 @@
 #!/bin/bash
 # Prints the path of a cached Debian root, after making it where there is none.
 #
-#   root.sh bookworm|trixie|small|peers|night|together|vm|vm-bookworm
+#   root.sh bookworm|trixie|small|peers|night|together|vm|vm-grub|vm-bookworm
 #
 # small is bookworm with nginx only, for `make run`; peers is trixie with what
 # liveupd is compared with; night is bookworm with three servers and what upgrades a Debian
 # machine unattended; together is trixie with all that looks after updates; vm is trixie with a kernel and what
-# builds its initrd, for virtual machines, vm-bookworm just an older kernel for them.
+# builds its initrd, for virtual machines, vm-grub such a one with what makes
+# GRUB's entries, vm-bookworm just an older kernel for them.
 #
 # The roots hold the release's own versions (suite "main" only, neither updates
 # nor security), so that the security archive has real upgrades for them. They
@@ -47,11 +48,15 @@ vm)
 	suite=trixie
 	packages="linux-image-cloud-amd64 initramfs-tools dracut-core udev zstd e2fsprogs xfsprogs btrfs-progs kexec-tools busybox cron openssh-server iproute2 procps"
 	;;
+vm-grub)
+	suite=trixie
+	packages="linux-image-cloud-amd64 initramfs-tools udev zstd e2fsprogs cron openssh-server iproute2 procps grub2-common python3-minimal"
+	;;
 vm-bookworm)
 	suite=bookworm
 	packages=linux-image-cloud-amd64
 	;;
-*) die "usage: root.sh bookworm|trixie|small|peers|night|together|vm|vm-bookworm" ;;
+*) die "usage: root.sh bookworm|trixie|small|peers|night|together|vm|vm-grub|vm-bookworm" ;;
 esac
 
 recipe=1 # raise it when the steps below change
