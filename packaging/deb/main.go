@@ -39,6 +39,7 @@ type build struct {
 	source  string // the tree that is built
 	arch    string // as Debian and Go name it
 	release release
+	level   int    // of the compression
 	work    string // a folder for what is made on the way
 	tree    tree   // what the package ships
 	modules []module
@@ -53,6 +54,7 @@ func run(ctx context.Context, args []string) error {
 	source := fs.String("source", ".", "the source `tree`")
 	out := fs.String("out", "bin", "the `folder` that gets the package")
 	arch := fs.String("arch", "", "the `architecture`: amd64 or arm64 (default: this machine's)")
+	level := fs.Int("level", 6, "how hard to compress, from 0 to 9")
 	version := fs.String("version", "", "the upstream `version` (default: from git)")
 	if err := fs.Parse(args); err != nil {
 		return err
@@ -70,7 +72,7 @@ func run(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	b := &build{source: abs, arch: *arch}
+	b := &build{source: abs, arch: *arch, level: *level}
 	if b.release, err = findRelease(ctx, abs, *version); err != nil {
 		return err
 	}

@@ -48,9 +48,12 @@ func (b *build) pages(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	native := filepath.Join(b.work, "native")
-	if err := b.compile(ctx, "liveupd", arch, native); err != nil {
-		return err
+	native := filepath.Join(b.work, "liveupd")
+	if arch != b.arch {
+		native = filepath.Join(b.work, "native")
+		if err := b.compile(ctx, "liveupd", arch, native); err != nil {
+			return err
+		}
 	}
 	epoch := fmt.Sprintf("SOURCE_DATE_EPOCH=%d", b.release.time.Unix())
 	made := filepath.Join(b.work, "man")

@@ -169,7 +169,7 @@ func (b *build) pack(ctx context.Context, out string) (string, error) {
 	}
 	file := filepath.Join(b.work, "package.deb")
 	epoch := fmt.Sprintf("SOURCE_DATE_EPOCH=%d", b.release.time.Unix())
-	if _, err := output(ctx, b.work, []string{epoch}, "dpkg-deb", "--root-owner-group", "-Zxz", "-z6", "--threads-max=1", "--build", root, file); err != nil {
+	if _, err := output(ctx, b.work, []string{epoch}, "dpkg-deb", "--root-owner-group", "-Zxz", fmt.Sprintf("-z%d", b.level), "--threads-max=1", "--build", root, file); err != nil {
 		return "", err
 	}
 	final := filepath.Join(out, fmt.Sprintf("liveupd_%s_%s.deb", b.release.debian(), b.arch))

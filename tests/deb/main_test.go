@@ -58,7 +58,7 @@ func buildDeb(source, arch, version, out string, env ...string) (string, error) 
 	if err != nil {
 		return "", err
 	}
-	cmd := exec.Command(name, "-source", source, "-arch", arch, "-version", version, "-out", out)
+	cmd := exec.Command(name, "-source", source, "-arch", arch, "-version", version, "-level", "0", "-out", out)
 	cmd.Env = append(append(os.Environ(), "SOURCE_DATE_EPOCH="+epoch), env...)
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
