@@ -40,6 +40,8 @@ var afterwards = map[string]string{
 	"a file that is mounted into a service": "restart bound.service",
 	"the script of a oneshot":               "",
 	"Description=":                          "host daemon-reload",
+	"a module of a user's service":          "restart user@65534.service/userapp.service",
+	"a user's unit file":                    "daemon-reload user@65534.service",
 }
 
 // update is what changes: files by path, "" for one that goes.
@@ -151,6 +153,10 @@ var cases = []kase{
 	{"microcode", byRename, func(_ *testing.T, u *update) { u.file("usr/lib/firmware/intel-ucode/06-9e-0d", "microcode\n") }, "host reboot", ""},
 	{"a service with PrivateTmp", byRename, func(t *testing.T, u *update) { u.append(t, "usr/lib/python3.13/ssl.py", "\n") }, "restart private.service", ""},
 	{"the root of a service with its own", byRename, func(t *testing.T, u *update) { u.rebuild(t, "srv/box/bin/busybox") }, "restart boxed.service", ""},
+	{"a module of a user's service", byRename, func(t *testing.T, u *update) { u.append(t, "usr/lib/userapp/part.py", "y = 1\n") }, "restart user@65534.service/userapp.service", ""},
+	{"a user's unit file", byRename, func(t *testing.T, u *update) {
+		u.edit(t, "usr/lib/systemd/user/userapp.service", func(s string) string { return s + "\n[Service]\nNice=1\n" })
+	}, "restart user@65534.service/userapp.service, daemon-reload", ""},
 	{"liveupd itself", byRename, func(t *testing.T, u *update) { u.append(t, "usr/local/bin/liveupd", "\x00") }, "", ""},
 }
 

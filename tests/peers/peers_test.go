@@ -128,7 +128,7 @@ func planOf(t *testing.T, m *machine.Machine, u *update, i int) string {
 		if unit.Propagated {
 			mark = "~"
 		}
-		parts = append(parts, mark+unit.Action.String()+" "+unit.Unit)
+		parts = append(parts, mark+unit.Action.String()+" "+change.UnitKey(unit.Manager, unit.Unit))
 		if len(unit.Reasons) == 0 {
 			t.Errorf("%s: %s without a reason", unit.Unit, unit.Action)
 		}
@@ -232,7 +232,10 @@ func ask(t *testing.T, m *machine.Machine, peers bool) answers {
 	var a answers
 	check := fixture.In(t, m, "check").Want(t, 0)
 	for _, u := range check.Check.Units {
-		a.check = append(a.check, u.Action.String()+" "+u.Unit)
+		a.check = append(a.check, u.Action.String()+" "+change.UnitKey(u.Manager, u.Unit))
+	}
+	for _, e := range check.Check.Effects {
+		a.check = append(a.check, e.Do+" "+e.Target)
 	}
 	if h := check.Check.HostAction; h != change.ActionNone {
 		a.check = append(a.check, "host "+h.String())

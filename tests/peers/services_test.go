@@ -51,6 +51,9 @@ var services = map[string]string{
 	"usr/lib/systemd/system/boxed.service":     unit("Has a root of its own", "RootDirectory=/srv/box\nExecStart=/bin/busybox sleep 1000000"),
 	"usr/lib/systemd/system/asleep.service":    "[Unit]\nDescription=Does not run\n\n[Service]\nExecStart=/usr/bin/python3 /usr/lib/pymod/asleep.py\n",
 	"usr/lib/pymod/asleep.py":                  "print('asleep')\n",
+	"usr/lib/systemd/user/userapp.service":     "[Unit]\nDescription=A user's service\n\n[Service]\nExecStart=/usr/bin/python3 /usr/lib/userapp/main.py\n\n[Install]\nWantedBy=default.target\n",
+	"usr/lib/userapp/main.py":                  "import threading, part\nthreading.Event().wait()\n",
+	"usr/lib/userapp/part.py":                  "x = 1\n",
 }
 
 // jit has code in a deleted file of /tmp and in memory that never had a name.
@@ -92,7 +95,7 @@ func lay(root string) error {
 				names = []string{"inst@1.service", "inst@2.service"}
 			}
 			for _, n := range names {
-				if err := link(root, "etc/systemd/system/"+target+".wants/"+n, "/"+name); err != nil {
+				if err := link(root, "etc/systemd/"+filepath.Base(filepath.Dir(name))+"/"+target+".wants/"+n, "/"+name); err != nil {
 					return err
 				}
 			}
