@@ -2,6 +2,7 @@ package inspect
 
 import (
 	"os"
+	"path"
 	"strings"
 
 	"github.com/liveupd/liveupd/change"
@@ -14,23 +15,33 @@ const alreadyOlder = "what it runs lay there before, and is gone from the disk a
 // older finds the processes that run what lay at a changed path before what
 // lies there now: no inode of theirs goes, and yet the change leaves them with
 // something else than the path will hold. Here alone the name of a mapping
-// counts, and only where its object has no name any more, in a process that
-// has the host's own root.
+// counts, and only where its object has no name any more or was renamed aside, in
+// a process that has the host's own root.
 type older struct {
 	roots map[change.InodeKey]bool // PID 1's and our own, which is a clone of it
 	news  map[string]*change.Node
+	// at are the same paths by what lies there now, and dirs their folders.
+	at   map[change.InodeKey]string
+	dirs map[string]bool
+	// booted is when the machine was, in nanoseconds since the epoch.
+	booted int64
 	// known are the changed paths of the objects met so far, "" for none.
 	known map[change.InodeKey]string
 }
 
 func newOlder(h *host, d *change.Delta) *older {
-	o := &older{news: map[string]*change.Node{}, known: map[change.InodeKey]string{}}
+	o := &older{
+		news: map[string]*change.Node{}, known: map[change.InodeKey]string{},
+		at: map[change.InodeKey]string{}, dirs: map[string]bool{}, booted: h.clocks.Real - h.clocks.Boot,
+	}
 	o.roots = h.roots()
 	for i := range d.Entries {
 		e := &d.Entries[i]
 		if goes(e) && !e.FromLive && e.Old.Type == change.Regular &&
 			(e.Op == change.Remove || e.Aspects == 0 || e.Aspects&(change.AspectContent|change.AspectType) != 0) {
 			o.news[e.Path] = e.New
+			o.at[change.InodeKey{Dev: e.Old.Dev, Ino: e.Old.Ino}] = e.Path
+			o.dirs[path.Dir(e.Path)] = true
 		}
 	}
 	return o
@@ -76,10 +87,41 @@ func (c *collector) olderPath(p *sys.Proc, key change.InodeKey, link, name func(
 	return at, false
 }
 
+// aside is the changed path that a library was renamed away from: what its own
+// name leads to in its folder.
+func (o *older) aside(p *sys.Proc, link, name string) (string, bool) {
+	if !o.dirs[path.Dir(name)] {
+		return "", false
+	}
+	// Giving a file another name changes its inode.
+	var n change.Node
+	if err := p.StatInto(link, &n); err != nil || n.CtimeNS <= o.booted {
+		return "", false
+	}
+	own := ownName(p, link)
+	if own == "" || own == path.Base(name) {
+		return "", false
+	}
+	root, err := p.Open("root", sys.OpenPath|sys.OpenDir)
+	if err != nil {
+		return "", false
+	}
+	defer root.Close()
+	there, err := statIn(root, path.Join(path.Dir(name), own))
+	if err != nil {
+		return "", false
+	}
+	at, ok := o.at[change.InodeKey{Dev: there.Dev, Ino: there.Ino}]
+	return at, ok
+}
+
 func (o *older) judge(p *sys.Proc, link, name string) string {
 	at, deleted := strings.CutSuffix(name, " (deleted)")
 	if original, kept := originalPath(at); kept {
 		at, deleted = original, true
+	}
+	if !deleted {
+		at, deleted = o.aside(p, link, name)
 	}
 	next, changes := o.news[at]
 	if !deleted || !changes {
