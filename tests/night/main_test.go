@@ -29,7 +29,7 @@ const units = "../../packaging/systemd"
 // that has "die" in its text fails at once.
 type app struct {
 	name, version, text string
-	extra               map[string]string
+	service             string // further lines of its [Service]
 }
 
 const unitText = `[Unit]
@@ -37,7 +37,7 @@ Description=A service of the package %[1]s
 [Service]
 Type=exec
 ExecStart=/usr/lib/%[1]s/run
-StartLimitBurst=100
+%[2]s
 [Install]
 WantedBy=multi-user.target
 `
@@ -64,10 +64,7 @@ func (a app) build(t testing.TB, dir string) string {
 		script += "exit 7\n"
 	}
 	put("usr/lib/"+a.name+"/run", script+"while :; do sleep 3600; done\n", 0o755)
-	put("usr/lib/systemd/system/"+a.name+".service", fmt.Sprintf(unitText, a.name), 0o644)
-	for name, content := range a.extra {
-		put(name, content, 0o644)
-	}
+	put("usr/lib/systemd/system/"+a.name+".service", fmt.Sprintf(unitText, a.name, a.service), 0o644)
 	file := filepath.Join(dir, a.name+"_"+a.version+"_all.deb")
 	out, err := exec.Command("dpkg-deb", "--root-owner-group", "-Zgzip", "--build", work, file).CombinedOutput()
 	if err != nil {

@@ -2,6 +2,7 @@ package night
 
 import (
 	"fmt"
+	"os"
 	"regexp"
 	"strings"
 	"testing"
@@ -19,8 +20,11 @@ func TestNight(t *testing.T) {
 		name string
 		do   func(*rig)
 	}{
-		{"timer", timer}, {"disabled", disabled}, {"failure", failure}, {"hooks", hooks}, {"canary", canary},
+		{"timer", timer}, {"disabled", disabled}, {"failure", failure}, {"hooks", hooks}, {"canary", canary}, {"cut", cut},
 	} {
+		if only := os.Getenv("NIGHT_PART"); only != "" && only != part.name {
+			continue
+		}
 		if !t.Run(part.name, func(t *testing.T) { part.do(&rig{r.Machine, t}) }) {
 			break // what comes after builds on it
 		}
