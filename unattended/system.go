@@ -11,8 +11,10 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/liveupd/liveupd/change"
@@ -261,33 +263,37 @@ func (System) Alive(ctx context.Context, unit string) (alive, stopped bool) {
 	default:
 		return false, false
 	}
-	return true, states[0].ControlGroup != "" && anyStopped(states[0].ControlGroup)
+	return true, states[0].ControlGroup != "" && slices.ContainsFunc(processes(states[0].ControlGroup), isStopped)
 }
 
-// anyStopped tells whether a process of a control group, or of one below it, is stopped by a signal.
-func anyStopped(group string) bool {
+// processes are those of a control group and of the ones below it.
+func processes(group string) []int {
+	var out []int
 	for _, root := range []string{"/sys/fs/cgroup", "/sys/fs/cgroup/unified", "/sys/fs/cgroup/systemd"} {
 		top := filepath.Join(root, group)
 		if _, err := os.Stat(filepath.Join(top, "cgroup.procs")); err != nil {
 			continue
 		}
-		found := false
 		_ = filepath.WalkDir(top, func(path string, d os.DirEntry, err error) error {
 			if err != nil || d.IsDir() || d.Name() != "cgroup.procs" {
-				return nil // what has gone meanwhile is not stopped
+				return nil // what has gone meanwhile has no processes
 			}
 			b, _ := os.ReadFile(path)
-			found = found || slices.ContainsFunc(strings.Fields(string(b)), isStopped)
+			for text := range strings.FieldsSeq(string(b)) {
+				if pid, err := strconv.Atoi(text); err == nil && pid > 1 {
+					out = append(out, pid)
+				}
+			}
 			return nil
 		})
-		return found
+		break
 	}
-	return false
+	return out
 }
 
 // isStopped reads the state of a process, proc_pid_stat(5): T is stopped by a signal.
-func isStopped(pid string) bool {
-	b, err := os.ReadFile("/proc/" + pid + "/stat")
+func isStopped(pid int) bool {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
 		return false
 	}
@@ -295,14 +301,29 @@ func isStopped(pid string) bool {
 	return ok && len(rest) > 0 && rest[0] == 'T'
 }
 
-// End kills all processes of a unit.
+// End kills the processes that a unit has now. systemd's own way (KillUnit) would reach the recovery as
+// well that it starts when they have ended.
 func (System) End(ctx context.Context, unit string) error {
 	bus, err := systemd.Connect(ctx)
 	if err != nil {
 		return err
 	}
 	defer bus.Close()
-	return bus.KillUnit(ctx, unit)
+	states, err := bus.States(ctx, []string{unit})
+	if err != nil {
+		return err
+	}
+	for _, st := range states {
+		if st.ControlGroup == "" {
+			continue
+		}
+		for _, pid := range processes(st.ControlGroup) {
+			if err := syscall.Kill(pid, syscall.SIGKILL); err != nil && !errors.Is(err, syscall.ESRCH) {
+				return fmt.Errorf("cannot end process %d of %s: %w", pid, unit, err)
+			}
+		}
+	}
+	return nil
 }
 
 // Hostname is the machine's name.

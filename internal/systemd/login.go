@@ -92,15 +92,6 @@ func (c *Conn) Reboot(ctx context.Context) error {
 	return nil
 }
 
-// KillUnit sends SIGKILL to all processes of a unit.
-func (c *Conn) KillUnit(ctx context.Context, unit string) error {
-	err := c.current().calls.Object(service, managerPath).CallWithContext(ctx, managerIface+".KillUnit", 0, unit, "all", int32(9)).Err
-	if err != nil {
-		return fmt.Errorf("cannot end %s: %w", unit, err)
-	}
-	return nil
-}
-
 // ErrNoNetworkManager says that NetworkManager does not run.
 var ErrNoNetworkManager = errors.New("NetworkManager does not run")
 

@@ -80,6 +80,9 @@ func cut(r *rig) {
 	version, tried := 100, 0
 	for _, c := range cuts {
 		for _, how := range []string{"kill run", "stop run", "kill worker", "stop worker"} {
+			if only := os.Getenv("NIGHT_CUT"); only != "" && c.name+", "+how != only {
+				continue
+			}
 			if how != c.short && os.Getenv("LIVEUPD_LONG") != "1" || strings.HasSuffix(how, "worker") && !c.worker {
 				continue
 			}
@@ -114,7 +117,11 @@ func cutAt(r *rig, version int, how string, when func(r *rig) bool) {
 			r.t.Fatal(err)
 		}
 	}
-	n := r.want(r.after(before), change.NightDone)
+	n := r.after(before)
+	if n.Result != change.NightDone {
+		r.t.Logf("%s", r.Run("journalctl", "--no-pager", "-o", "short-precise", "-n", "120", "_SYSTEMD_UNIT=init.scope", "+", "SYSLOG_IDENTIFIER=liveupd", "+", "_COMM=liveupd", "+", "_COMM=systemd").Stdout)
+	}
+	r.want(n, change.NightDone)
 	want := fmt.Sprint(version)
 	r.wantVersions(want + " " + want)
 	if r.read("/var/lib/liveupd/unattended-run.json") != "" {
