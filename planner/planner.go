@@ -12,7 +12,8 @@
 //  3. Unit files: effective settings before and after, each difference by the
 //     class of its directive (directives.go). Any change is a daemon-reload
 //     of the host; only an execution context, a listening socket or a mount
-//     reaches further. Units that vanish are stopped, newly reached ones started.
+//     reaches further. Units that vanish, or whose program does, are stopped, newly
+//     reached ones started.
 //  4. Code: with facts, the processes that use an inode which goes decide,
 //     never a path; without, the static reach of what each unit runs. What no
 //     process shows (imported modules, environment files, credentials, links
@@ -242,6 +243,7 @@ func (p *planning) hostAction() change.Action {
 // finish goes from needs to the plan: steps 7 to 10 of the package comment.
 func (p *planning) finish() *change.Plan {
 	p.leaveRuns()
+	p.unstartable()
 	p.bear()
 	p.barSoftReboot()
 	p.bound()

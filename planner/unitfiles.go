@@ -272,6 +272,9 @@ func (p *planning) starts() {
 				r.Path = f
 			}
 		}
+		if came, ok := p.canStartNow(def); ok && p.in.Old.Reached[name] != "" {
+			r = came
+		}
 		v := p.verdict(name)
 		v.start = true
 		if yes(last(def, "Unit", "RefuseManualStart")) {
@@ -312,7 +315,9 @@ func (p *planning) newlyReached(name string, added map[string]bool) bool {
 	}
 	for _, n := range append([]string{name}, def.Aliases...) {
 		if _, before := p.in.Old.Reached[n]; before {
-			return false
+			if _, comes := p.canStartNow(def); !comes {
+				return false
+			}
 		}
 		if p.named(n) != nil {
 			return false

@@ -180,6 +180,7 @@ func (p *planning) userConfiguration() {
 
 // finishUser goes from needs to verdicts, as finish does.
 func (p *planning) finishUser() {
+	p.unstartable()
 	p.bear()
 	p.bound()
 	p.propagate()
