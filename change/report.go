@@ -47,6 +47,9 @@ type Report struct {
 	FrozenUSec  int64        `json:"frozen_usec,omitempty"` // for how long
 	// Command is how exec's command ended, where it did not succeed.
 	Command *CommandResult `json:"command,omitempty"`
+	// Network is what the machine is reached by, as it was watched; Health is how the units are.
+	Network []NetworkFinding `json:"network,omitempty"`
+	Health  []HealthCheck    `json:"health,omitempty"`
 }
 
 // CommandResult is how a command ended: by itself, or by a signal.

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"iter"
 	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -25,6 +26,9 @@ type run struct {
 	tx     *transact.Tx
 	report *change.Report
 	before *nsmount.Picture // the mounts just before names move
+
+	watching *watching // the network and the units; nil while nobody watches
+	of       string    // whose steps are carried out, where its transaction is gone
 }
 
 func newReport(verb string) *change.Report {
@@ -150,9 +154,13 @@ func (r *run) carryOut(ctx context.Context) (err error) {
 	// Removed units are stopped with the definition that they were started
 	// with; the inverse starts them again.
 	stops, after := r.unitSteps()
+	defer r.watch(ctx, append(slices.Clone(stops), after...))()
 	stopped, err := r.runSteps(ctx, stops)
+	if err == nil {
+		err = r.connected(ctx, 0)
+	}
 	if err != nil {
-		return r.failedBefore(err, errors.Join(r.undoSteps(stopped), r.discard()))
+		return r.failedBefore(err, errors.Join(r.undoSteps(stopped), r.reconnect(context.WithoutCancel(ctx)), r.discard()))
 	}
 	if err := errors.Join(ctx.Err(), r.guardMounts()); err != nil {
 		return r.failedBefore(err, errors.Join(r.undoSteps(stopped), r.discard()))

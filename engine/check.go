@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"sync"
@@ -137,9 +138,20 @@ func (e *Engine) restart(ctx context.Context, req Request, ev Events) (any, erro
 		}
 	}
 	defer ev.goOn(ctx, "the restarts have begun")()
+	defer r.watch(ctx, steps)()
+	if r.watching != nil {
+		r.watching.undoing = true // there is no tree to go back to
+	}
 	results, err := r.runSteps(context.WithoutCancel(ctx), steps)
 	if e := s.noteReloaded(results); e != nil {
 		report.Warnings = append(report.Warnings, e.Error())
+	}
+	if err == nil {
+		if err = r.verified(context.WithoutCancel(ctx), true); err != nil {
+			if back := r.reconnect(context.WithoutCancel(ctx)); back != nil {
+				err = fmt.Errorf("%w; %w", err, back)
+			}
+		}
 	}
 	if err != nil {
 		report.Result, report.Error = "failed", err.Error()

@@ -67,6 +67,7 @@ type Request struct {
 	// Quiesce says when units stand still for the swap: auto (""), always, never.
 	Quiesce      string `json:"quiesce,omitempty"`
 	QuiesceFiles int    `json:"quiesce_files,omitempty"` // of one unit, from which on auto does it; 0: quiesce.Files
+	Guard        string `json:"guard,omitempty"`         // on, report or off, in place of the configured mode
 	Unattended   bool   `json:"unattended,omitempty"`    // apply: refuse what nobody is there to mend
 	Remove       bool   `json:"remove,omitempty"`        // setup: take it away
 	// Setup is what setup does beside the recovery at boot.

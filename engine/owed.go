@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -94,12 +95,17 @@ func (s *session) pay(ctx context.Context, d debt, ev Events, report *change.Rep
 	if len(steps) == 0 {
 		return nil
 	}
-	r := &run{s: s, ev: ev, p: &planned{plan: &change.Plan{}, delta: &change.Delta{}}, report: report}
+	r := &run{s: s, ev: ev, p: &planned{plan: &change.Plan{}, delta: &change.Delta{}}, report: report, of: d.id}
 	if tx, err := s.store.Load(d.id); err == nil {
 		defer tx.Close()
 		r.tx = tx
 	}
-	if _, err := r.runSteps(context.WithoutCancel(ctx), steps); err != nil {
+	defer r.watch(ctx, steps)()
+	if r.watching != nil {
+		r.watching.undoing = true
+	}
+	_, err := r.runSteps(context.WithoutCancel(ctx), steps)
+	if err = errors.Join(err, r.reconnect(context.WithoutCancel(ctx))); err != nil {
 		return change.WithHint(fmt.Errorf("%w: the old files are back, but %w", change.ErrNeedsPerson, err),
 			"see: systemctl status, then start the unit by hand")
 	}

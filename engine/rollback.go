@@ -190,6 +190,10 @@ func (s *session) rollbackOne(ctx context.Context, g change.Generation, report *
 	report.ID, report.PlanID = g.ID, p.plan.ID
 	r := &run{s: s, ev: ev, p: p, tx: tx, report: report}
 	stops, after := r.unitSteps()
+	defer r.watch(ctx, append(slices.Clone(stops), after...))()
+	if r.watching != nil {
+		r.watching.undoing = true // there is no other tree to go back to
+	}
 	stopped, err := r.runSteps(ctx, stops)
 	if err != nil {
 		return r.failedBefore(err, r.undoSteps(stopped))
@@ -217,7 +221,11 @@ func (s *session) rollbackOne(ctx context.Context, g change.Generation, report *
 	if err := s.dropBases(func(id string) bool { return id >= g.ID }); err != nil {
 		s.warnings = append(s.warnings, fmt.Sprintf("a record was not removed: %v", err))
 	}
-	if _, err := r.runSteps(ctx, after); err != nil {
+	_, err = r.runSteps(ctx, after)
+	if err == nil {
+		err = r.standsAlone(ctx, len(stops)+len(after) > 0)
+	}
+	if err != nil {
 		// The old tree stands; a unit that does not come up with it needs a person.
 		report.Result, report.Error = "failed", err.Error()
 		return change.WithHint(fmt.Errorf("%w: the old files are back, but %w", change.ErrNeedsPerson, err),
@@ -262,7 +270,11 @@ func (e *Engine) recover(ctx context.Context, req Request, ev Events) (any, erro
 	if len(s.warnings) > 0 {
 		report.Result = "done" // a file system goes back to read-only
 	}
-	if err := s.recoverFirst(ctx, ev, report); err != nil {
+	err = s.recoverFirst(ctx, ev, report)
+	if err == nil {
+		err = s.reconnectLeft(ctx, ev, report)
+	}
+	if err != nil {
 		report.Result, report.Error = "failed", err.Error()
 		return report, err
 	}
@@ -272,6 +284,9 @@ func (e *Engine) recover(ctx context.Context, req Request, ev Events) (any, erro
 // needsRecovery tells whether a run was cut off, without changing anything.
 func (e *Engine) needsRecovery(req Request) (bool, error) {
 	if req.Live() && quiesce.Left(frozenDir) {
+		return true, nil
+	}
+	if _, ok := left(); ok && req.Live() {
 		return true, nil
 	}
 	s, err := openSession(e, req, readOnly)
@@ -398,10 +413,11 @@ func (s *session) resume(ctx context.Context, tx *transact.Tx, plan *change.Plan
 	p := &planned{plan: plan, delta: &change.Delta{}, facts: &change.Facts{Running: true}}
 	report.PlanID = plan.ID
 	r := &run{s: s, ev: ev, p: p, tx: tx, report: report}
-	_, after := r.unitSteps()
+	stops, after := r.unitSteps()
 	if !sameBoot {
-		after = nil
+		stops, after = nil, nil
 	}
+	defer r.watch(ctx, append(slices.Clone(stops), after...))()
 	recorded, err := tx.Steps()
 	if err != nil {
 		return err

@@ -365,7 +365,7 @@ func startWorker(ctx context.Context, req Request, ev Events, stdin, stdout *os.
 		unit := fmt.Sprintf("liveupd-%s-%s.service", req.Verb, randomID())
 		t := systemd.Transient{
 			Name: unit, Description: "liveupd " + req.Verb, Argv: []string{exe, WorkerArg},
-			Stdin: stdin, Stdout: stdout, Stderr: os.Stderr,
+			Stdin: stdin, Stdout: stdout, Stderr: os.Stderr, Watchdog: stuckAfter(req),
 		}
 		if req.Verb != "restart" && req.Verb != "recover" && !reads(req) {
 			// What a killed worker leaves behind is settled at once, not at the next run.
@@ -387,6 +387,11 @@ func startWorker(ctx context.Context, req Request, ev Events, stdin, stdout *os.
 			}
 			return err
 		}, nil
+	}
+	if req.Verb == "recover" {
+		if err := endRest(); err != nil {
+			return nil, err
+		}
 	}
 	return startInside(stdin, stdout)
 }
@@ -474,10 +479,19 @@ func WorkerInside() error {
 		<-terms
 		cancel()
 	}()
-	ev := Events{Emit: w.emit}
+	life := newPulse(req)
+	ev := Events{Emit: func(v any) {
+		life.beat(v)
+		w.emit(v)
+	}}
 	if !req.NoPrompt {
 		ev.Confirm = w.confirm
 	}
+	stop, err := systemd.Alive(life.well)
+	if err != nil {
+		return err
+	}
+	defer stop()
 	result, err := (&Engine{}).Run(ctx, req, ev)
 	w.result(result, err)
 	return nil

@@ -68,11 +68,14 @@ func (r *run) runSteps(ctx context.Context, steps []change.Step) ([]change.StepR
 		return nil, err
 	}
 	defer release()
-	results, err := restart.Run(ctx, bus, steps, restart.Options{Host: host, Users: usersBus{bus}, Along: r.along(), OnResult: func(res change.StepResult) {
+	o := restart.Options{Host: host, Users: usersBus{bus}, Along: r.along(), OnResult: func(res change.StepResult) {
 		res.MessageType = "step"
 		r.ev.emit(res)
 		unrecorded = errors.Join(unrecorded, r.record(res))
-	}})
+	}}
+	r.observe(&o)
+	results, err := restart.Run(ctx, bus, steps, o)
+	r.tellCommands(results)
 	if unrecorded != nil {
 		r.s.warnings = append(r.s.warnings, fmt.Sprintf("a step was not recorded: %v", unrecorded))
 	}
@@ -107,6 +110,9 @@ func (r *run) undoSteps(done []change.StepResult) error {
 	if len(steps) == 0 {
 		return nil
 	}
+	if r.watching != nil {
+		r.watching.undoing = true
+	}
 	results, err := r.runSteps(context.Background(), steps)
 	for i := range results {
 		if results[i].Result == "done" {
@@ -128,6 +134,9 @@ func (r *run) finish(ctx context.Context, stopped []change.StepResult, after []c
 		r.ev.progress("restarting", 0, int64(len(after)), "units", "")
 	}
 	done, err := r.runSteps(ctx, after)
+	if err == nil {
+		err = r.verified(ctx, len(stopped)+len(after) > 0)
+	}
 	if err != nil {
 		return r.revert(ctx, err, append(slices.Clone(stopped), done...))
 	}
@@ -235,7 +244,7 @@ func (r *run) revert(ctx context.Context, cause error, done []change.StepResult)
 	if err != nil {
 		return r.failedRevert(cause, err)
 	}
-	if err := r.undoSteps(done); err != nil {
+	if err := errors.Join(r.undoSteps(done), r.reconnect(ctx)); err != nil {
 		return r.failedRevert(cause, err)
 	}
 	id := r.tx.ID()

@@ -71,7 +71,11 @@ var errNotHere = errors.New("not done here")
 // host is the phase of the host's own steps, verb by verb.
 func (r *run) host(ctx context.Context) error {
 	for _, verb := range hostVerbs {
+		before := r.known()
 		if err := r.hostSteps(ctx, verb); err != nil {
+			return err
+		}
+		if err := r.between(ctx, before); err != nil {
 			return err
 		}
 	}
@@ -104,8 +108,15 @@ func (r *run) health(ctx context.Context) error {
 			r.settle(i, skipped, "there is no command", 0)
 			continue
 		}
+		ask := r.o.Health
+		if ask == nil {
+			ask = func(ctx context.Context, _ string, argv []string) error {
+				_, err := r.o.Host.command(ctx, argv...)
+				return err
+			}
+		}
 		for {
-			_, err := r.o.Host.command(ctx, argv...)
+			err := r.within(ctx, start, func(ctx context.Context) error { return ask(ctx, unit, argv) })
 			if err == nil {
 				r.settle(i, done, "", time.Since(start))
 				break
@@ -119,6 +130,18 @@ func (r *run) health(ctx context.Context) error {
 		}
 	}
 	return r.firstFailure()
+}
+
+// within gives a command what is left of the time that all tries have together.
+func (r *run) within(ctx context.Context, start time.Time, ask func(context.Context) error) error {
+	left := max(r.o.HealthTimeout-time.Since(start), time.Second)
+	limited, cancel := context.WithTimeout(ctx, left)
+	defer cancel()
+	err := ask(limited)
+	if err != nil && limited.Err() != nil {
+		err = fmt.Errorf("it did not end within %s: %w", r.o.HealthTimeout, err)
+	}
+	return err
 }
 
 // hostSteps carries out the steps of one verb; those of one program in one call.

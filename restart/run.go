@@ -79,6 +79,13 @@ type Options struct {
 	Host *Host
 	// OnResult is called with each result as it is known, from Run's goroutine.
 	OnResult func(change.StepResult)
+	// OnJobs is called before jobs are enqueued together.
+	OnJobs func()
+	// Between is called after each group of steps: those of one verb, and the unit jobs.
+	// An error ends the run, as a failed step does.
+	Between func(context.Context) error
+	// Health runs a unit's own command; nil runs it as root on the host.
+	Health func(ctx context.Context, unit string, argv []string) error
 	// JournalLines is how much of a failed unit's journal is kept; 0 is 20.
 	JournalLines int
 }
@@ -166,11 +173,35 @@ func (r *run) walk(ctx context.Context) error {
 		if err := ctx.Err(); err != nil {
 			return fmt.Errorf("cannot go on with the unit steps: %w", err)
 		}
+		before := r.known()
 		if err := phase(work); err != nil {
+			return err
+		}
+		if err := r.between(work, before); err != nil {
 			return err
 		}
 	}
 	return r.firstFailure()
+}
+
+// known counts the steps whose results are known.
+func (r *run) known() int {
+	n := len(r.extra)
+	for _, res := range r.results {
+		if res != nil {
+			n++
+		}
+	}
+	return n
+}
+
+// between lets the caller look, where more has been done than the steps of before. A
+// failure of the steps themselves says more than what came of it.
+func (r *run) between(ctx context.Context, before int) error {
+	if r.o.Between == nil || r.known() == before || r.firstFailure() != nil {
+		return nil
+	}
+	return r.o.Between(ctx)
 }
 
 // settle records what came of a step.
@@ -299,6 +330,9 @@ func (r *run) reload(ctx context.Context) error {
 func (r *run) do(ctx context.Context, jobs []systemd.Job) ([]systemd.JobEnd, []systemd.Queued) {
 	ctx, cancel := context.WithTimeout(ctx, r.o.JobTimeout)
 	defer cancel()
+	if r.o.OnJobs != nil {
+		r.o.OnJobs()
+	}
 	return r.bus.Do(ctx, jobs)
 }
 

@@ -75,6 +75,7 @@ run goes on to its end, and says so.
 	f.IntVar(&a.req.Keep, "keep", 0, "how many generations to keep for a rollback (default 2)")
 	a.packages.flags(cmd)
 	quiesceFlag(cmd, &a.req)
+	guardFlag(cmd, &a.req)
 	o.yesFlag(cmd)
 	return cmd
 }

@@ -143,6 +143,7 @@ func put(file string, text []byte) error {
 }
 
 func newRestart(o *options) *cobra.Command {
+	req := engine.Request{Verb: "restart"}
 	cmd := &cobra.Command{
 		Use:   "restart",
 		Short: "do what check found",
@@ -150,10 +151,11 @@ func newRestart(o *options) *cobra.Command {
 		Args:  takes(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			r := o.renderer()
-			result, err := o.do(cmd.Context(), engine.Request{Verb: "restart"}, r)
+			result, err := o.do(cmd.Context(), req, r)
 			return o.finish(r, result, err)
 		},
 	}
+	guardFlag(cmd, &req)
 	o.yesFlag(cmd)
 	return cmd
 }

@@ -61,6 +61,7 @@ the terminal; leave it with exit 0 to commit, with another status to drop everyt
 	f.BoolVar(&x.req.Snapshot, "snapshot", false, "on a btrfs root: make a read-only snapshot of it before the commit")
 	f.IntVar(&x.req.Keep, "keep", 0, "how many generations to keep for a rollback (default 2)")
 	quiesceFlag(cmd, &x.req)
+	guardFlag(cmd, &x.req)
 	o.yesFlag(cmd)
 	return cmd
 }

@@ -41,6 +41,7 @@ it all the same, once you have seen to them.
 	}
 	quiesceFlag(cmd, &req)
 	cmd.Flags().BoolVar(&req.Force, "force", false, "also past what is not taken back: packages configured on the live system, later runs of dpkg")
+	guardFlag(cmd, &req)
 	cmd.Flags().StringVar(&req.Source, "source", "", "where damaged old files come from, `SPEC` as for apply: the version before")
 	o.yesFlag(cmd)
 	return cmd

@@ -37,6 +37,9 @@ type Config struct {
 	LiveData string `toml:"live_data"`
 	// Unattended is what may be done when nobody is there.
 	Unattended Unattended `toml:"unattended"`
+	// Guard watches what the machine is reached by, Health the units.
+	Guard  Guard  `toml:"guard"`
+	Health Health `toml:"health"`
 }
 
 // levels are the configuration folders, the strongest first.
@@ -119,7 +122,7 @@ func (c *Config) read(name string) (found bool, err error) {
 	if c.QuiesceFiles < 0 {
 		return true, fmt.Errorf("cannot read %s: quiesce_files = %d is negative", name, c.QuiesceFiles)
 	}
-	if err := c.Unattended.check(); err != nil {
+	if err := errors.Join(c.Unattended.check(), c.Guard.wrong(), c.Health.wrong()); err != nil {
 		return true, fmt.Errorf("cannot read %s: %w", name, err)
 	}
 	if c.Keep < 0 {

@@ -8,6 +8,7 @@ import (
 	"os"
 	"runtime"
 	"strings"
+	"syscall"
 	"time"
 
 	sdbus "github.com/coreos/go-systemd/v22/dbus"
@@ -30,6 +31,11 @@ type Transient struct {
 	// Limit is how long it may run; then all of its processes are ended. 0: as long as it
 	// likes, and as something that must not be cut short: the kernel's OOM killer looks for others first.
 	Limit time.Duration
+	// Watchdog kills the main process when none of the unit's processes has given a sign
+	// of life (Alive) for so long; 0 is for ever. systemd 239 and later have it.
+	Watchdog time.Duration
+	// Like are the properties of a service whose user, groups and environment it gets.
+	Like map[string]any
 }
 
 // Running is a transient service that was started.
@@ -149,6 +155,12 @@ func (t *Transient) properties(descriptors bool) []sdbus.Property {
 		post.Name = "ExecStopPost"
 		props = append(props, post)
 	}
+	props = append(props, like(t.Like)...)
+	if t.Watchdog > 0 {
+		props = append(props, prop("WatchdogUSec", uint64(t.Watchdog.Microseconds())), prop("NotifyAccess", "all"),
+			// A stopped process ends by this signal alone.
+			prop("WatchdogSignal", int32(syscall.SIGKILL)))
+	}
 	for _, s := range []struct {
 		name string
 		file *os.File
@@ -162,6 +174,47 @@ func (t *Transient) properties(descriptors bool) []sdbus.Property {
 		}
 	}
 	return props
+}
+
+// like are the properties that say as whom and with what environment a service runs.
+func like(of map[string]any) []sdbus.Property {
+	var out []sdbus.Property
+	add := func(name string, value any) {
+		out = append(out, sdbus.Property{Name: name, Value: dbus.MakeVariant(value)})
+	}
+	for _, name := range []string{"User", "Group", "WorkingDirectory"} {
+		if s, ok := of[name].(string); ok && s != "" {
+			add(name, s)
+		}
+	}
+	if yes, _ := of["DynamicUser"].(bool); yes {
+		add("DynamicUser", true)
+	}
+	for _, name := range []string{"SupplementaryGroups", "Environment"} {
+		if l, ok := of[name].([]string); ok && len(l) > 0 {
+			add(name, l)
+		}
+	}
+	type file struct {
+		Path     string
+		Optional bool
+	}
+	var files []file
+	list, _ := of["EnvironmentFiles"].([][]any)
+	for _, f := range list {
+		if len(f) != 2 {
+			continue
+		}
+		name, ok1 := f[0].(string)
+		optional, ok2 := f[1].(bool)
+		if ok1 && ok2 {
+			files = append(files, file{name, optional})
+		}
+	}
+	if len(files) > 0 {
+		add("EnvironmentFiles", files)
+	}
+	return out
 }
 
 // verbatim protects arguments from systemd's expansion of variables.

@@ -49,6 +49,7 @@ func (t *text) Report(r *change.Report) {
 	case "failed":
 		// The error line says what.
 	}
+	t.watched(r)
 	for _, u := range r.Deferred {
 		t.printf("%s %s still runs what was there before\n", t.paint(yellow, "deferred:"), unitName(u.Manager, u.Unit))
 		t.reasons(u.Reasons)

@@ -100,8 +100,13 @@ func prepare(root, hostname string) error {
 		"etc/fstab":      "",
 		// /var/log is empty at boot.
 		"etc/tmpfiles.d/nginx.conf": "d /var/log/nginx 0755 root adm -\n",
+		// Hundreds of updates are tried: the least that each is watched.
+		"etc/liveupd/liveupd.toml.d/00-tests.toml": "[guard]\nsettle = \"1s\"\n[health]\nsettle = \"1s\"\n",
 	}
 	for name, content := range files {
+		if err := os.MkdirAll(filepath.Dir(filepath.Join(root, name)), 0o755); err != nil {
+			return err
+		}
 		if err := os.WriteFile(filepath.Join(root, name), []byte(content), 0o644); err != nil {
 			return err
 		}
