@@ -41,7 +41,8 @@ type Report struct {
 	Deferred    []UnitPlan   `json:"deferred,omitempty"`
 	Warnings    []string     `json:"warnings"`
 	Freed       []string     `json:"freed,omitempty"`       // by clean: the transactions that were removed
-	FreedBytes  int64        `json:"freed_bytes,omitempty"` // what they occupied
+	FreedBytes  int64        `json:"freed_bytes,omitempty"` // what they occupied, and the caches
+	FreedCaches []Cache      `json:"freed_caches,omitempty"`
 	SwapUSec    int64        `json:"swap_usec,omitempty"`   // the window in which old and new could be met
 	Frozen      []string     `json:"frozen,omitempty"`      // the units that stood still in it
 	FrozenUSec  int64        `json:"frozen_usec,omitempty"` // for how long
@@ -50,6 +51,13 @@ type Report struct {
 	// Network is what the machine is reached by, as it was watched; Health is how the units are.
 	Network []NetworkFinding `json:"network,omitempty"`
 	Health  []HealthCheck    `json:"health,omitempty"`
+}
+
+// Cache is what is kept on the disk to save the next run work; liveupd clean removes it.
+type Cache struct {
+	Name  string `json:"name"`
+	What  string `json:"what"` // for a person
+	Bytes int64  `json:"bytes"`
 }
 
 // CommandResult is how a command ended: by itself, or by a signal.

@@ -79,7 +79,7 @@ func (e *Engine) apply(ctx context.Context, req Request, ev Events) (any, error)
 		return report, err
 	}
 	p.close()
-	if err := s.dropCaches("archives"); err != nil {
+	if err := errors.Join(s.dropCaches("archives"), s.boundCaches()); err != nil {
 		s.warnings = append(s.warnings, err.Error())
 	}
 	return report, nil

@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"github.com/liveupd/liveupd/change"
 	"github.com/liveupd/liveupd/internal/sys"
@@ -20,8 +21,15 @@ func (e *Engine) clean(ctx context.Context, req Request, ev Events) (any, error)
 	if err := s.recoverFirst(ctx, ev, report); err != nil {
 		return nil, err
 	}
+	caches := s.caches()
 	if err := s.dropCaches(sandboxCaches...); err != nil {
 		return nil, err
+	}
+	for _, c := range caches {
+		if !slices.ContainsFunc(s.caches(), func(left change.Cache) bool { return left.Name == c.Name }) {
+			report.FreedCaches = append(report.FreedCaches, c)
+			report.FreedBytes += c.Bytes
+		}
 	}
 	list, err := s.store.List()
 	if err != nil {
@@ -47,7 +55,7 @@ func (e *Engine) clean(ctx context.Context, req Request, ev Events) (any, error)
 		return report, err
 	}
 	report.Result = "nothing-to-do"
-	if len(freed) > 0 {
+	if len(freed)+len(report.FreedCaches) > 0 {
 		report.Result = "done"
 	}
 	return report, nil

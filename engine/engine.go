@@ -63,7 +63,8 @@ type Request struct {
 	Repair        bool          `json:"repair,omitempty"`    // verify: put back what is damaged
 	PlanOnly      bool          `json:"plan_only,omitempty"` // verify with Repair: change nothing
 	IfUnfinished  bool          `json:"if_unfinished,omitempty"`
-	Force         bool          `json:"force,omitempty"` // rollback: past what nothing takes back
+	CacheMax      int64         `json:"cache_max,omitempty"` // what sandboxes leave for the next run, in bytes; 0: CacheMax, below 0: nothing
+	Force         bool          `json:"force,omitempty"`     // rollback: past what nothing takes back
 	// Quiesce says when units stand still for the swap: auto (""), always, never.
 	Quiesce      string `json:"quiesce,omitempty"`
 	QuiesceFiles int    `json:"quiesce_files,omitempty"` // of one unit, from which on auto does it; 0: quiesce.Files

@@ -263,24 +263,12 @@ var sandboxCaches = []string{workDirName, "archives", "lists"}
 
 // dropCaches removes what sandboxes keep, by name, where no other process has one.
 func (s *session) dropCaches(names ...string) error {
-	homes := []func() (*sys.FD, error){func() (*sys.FD, error) {
-		return sys.OpenDirAt(s.vols[0].Dir, transact.Dir+"/"+workName)
-	}}
-	for _, name := range s.cacheHomes() {
-		homes = append(homes, func() (*sys.FD, error) { return openPrivate(name) })
-	}
-	for _, open := range homes {
-		home, err := open()
-		if err != nil {
-			continue // there is none
-		}
-		err = s.dropFrom(home, names)
+	var errs []error
+	for _, home := range s.openHomes() {
+		errs = append(errs, s.dropFrom(home, names))
 		home.Close()
-		if err != nil {
-			return err
-		}
 	}
-	return nil
+	return errors.Join(errs...)
 }
 
 func (s *session) dropFrom(home *sys.FD, names []string) error {

@@ -81,6 +81,12 @@ func (e *Engine) plan(ctx context.Context, req Request, ev Events) (any, error) 
 	if err := expected(req, p.plan); err != nil {
 		return nil, err
 	}
+	p.close()
+	if err := s.boundCaches(); err != nil {
+		s.warnings = append(s.warnings, err.Error())
+	}
+	p.plan.Warnings = append(p.plan.Warnings, s.warnings...)
+	s.warnings = nil
 	return p.plan, nil
 }
 

@@ -16,6 +16,10 @@ func newClean(o *options) *cobra.Command {
 		Long: `Each update keeps the old files, so that it can be rolled back. This removes those of
 all but the last update, or the last N. With --keep 0 nothing is kept: the last update
 can no longer be rolled back. The system itself does not change.
+
+What plans and sandboxes have kept for the next run goes, too: package lists, packages, and
+what a plan prepared for its apply. By themselves they keep to cache_max of the
+configuration (1G; 0 for nothing), and liveupd status tells what they hold.
 ` + exitHelp,
 		Args: takes(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {

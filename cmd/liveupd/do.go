@@ -56,6 +56,9 @@ func (o *options) do(ctx context.Context, req engine.Request, r ui.Renderer) (an
 			req.Keep = cfg.Keep
 		}
 	}
+	if cfg, err := config.Load(o.root); err == nil {
+		req.CacheMax = cfg.CacheBytes()
+	}
 	req, err := engine.Prepare(req)
 	if err != nil {
 		return nil, err

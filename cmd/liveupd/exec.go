@@ -3,14 +3,13 @@ package main
 import (
 	"fmt"
 	"os"
-	"strconv"
-	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/liveupd/liveupd/change"
 	"github.com/liveupd/liveupd/engine"
+	"github.com/liveupd/liveupd/internal/config"
 	"github.com/liveupd/liveupd/internal/sys"
 )
 
@@ -88,7 +87,7 @@ func (x *execOptions) run(cmd *cobra.Command, o *options, args []string) error {
 		return engine.Usage(fmt.Errorf("no command is given: liveupd exec -- CMD [ARGS]"))
 	}
 	var err error
-	if x.exec.Memory, err = parseSize(x.memory); err != nil {
+	if x.exec.Memory, err = config.ParseSize(x.memory); err != nil {
 		return engine.Usage(fmt.Errorf("--memory takes a size such as 512M or 2G, not %q", x.memory))
 	}
 	if err := setMax(&x.req, x.max); err != nil {
@@ -117,20 +116,4 @@ func (x *execOptions) run(cmd *cobra.Command, o *options, args []string) error {
 		return nil
 	}
 	return o.finish(r, result, err)
-}
-
-// parseSize reads a number of bytes with K, M, G or T, powers of 1024; "" is none.
-func parseSize(s string) (int64, error) {
-	if s == "" {
-		return 0, nil
-	}
-	shift := strings.IndexByte("KMGT", s[len(s)-1]&^0x20) + 1
-	if shift > 0 {
-		s = s[:len(s)-1]
-	}
-	n, err := strconv.ParseInt(s, 10, 64)
-	if err != nil || n <= 0 || n > 1<<(62-10*shift) {
-		return 0, fmt.Errorf("no size: %q", s)
-	}
-	return n << (10 * shift), nil
 }

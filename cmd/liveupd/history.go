@@ -45,7 +45,7 @@ func listGenerations(cmd *cobra.Command, o *options, verb string) error {
 		r.History(list)
 		return nil
 	}
-	r.Status(list, o.nightStatus())
+	r.Status(list, o.nightStatus(), engine.Caches(o.root))
 	for _, g := range list {
 		if g.HostAction > change.ActionDaemonReexec {
 			o.code = exitPending

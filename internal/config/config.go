@@ -32,6 +32,8 @@ type Config struct {
 	// Conffiles says which version stays of a package's configuration file that the
 	// machine changed: old, its own, or new.
 	Conffiles string `toml:"conffiles"`
+	// CacheMax is how much sandboxes leave on the disk for the next run: 512M, 2G, 0 for nothing.
+	CacheMax string `toml:"cache_max"`
 	// LiveData says what becomes of a package that changes data in use: refuse, or after:
 	// it is configured on the live system, after the commit.
 	LiveData string `toml:"live_data"`
@@ -115,6 +117,9 @@ func (c *Config) read(name string) (found bool, err error) {
 	}
 	if !slices.Contains([]string{"", "old", "new"}, c.Conffiles) {
 		return true, fmt.Errorf("cannot read %s: conffiles = %q is none of old, new", name, c.Conffiles)
+	}
+	if _, err := ParseSize(c.CacheMax); err != nil && c.CacheMax != "0" {
+		return true, fmt.Errorf("cannot read %s: cache_max = %q is no size such as 512M or 2G", name, c.CacheMax)
 	}
 	if !slices.Contains([]string{"", "refuse", "after"}, c.LiveData) {
 		return true, fmt.Errorf("cannot read %s: live_data = %q is none of refuse, after", name, c.LiveData)

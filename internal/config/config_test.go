@@ -30,6 +30,8 @@ func TestLoad(t *testing.T) {
 			"etc/liveupd/liveupd.toml.d/20.toml":     "",
 		}, Config{}, ""},
 		{"live data", map[string]string{"etc/liveupd/liveupd.toml": `live_data = "after"`}, Config{LiveData: "after"}, ""},
+		{"no caches", map[string]string{"etc/liveupd/liveupd.toml": `cache_max = "0"`}, Config{CacheMax: "0"}, ""},
+		{"caches of no size", map[string]string{"etc/liveupd/liveupd.toml": `cache_max = "much"`}, Config{}, "512M"},
 		{"live data that is no word", map[string]string{"etc/liveupd/liveupd.toml": `live_data = "now"`}, Config{}, "refuse, after"},
 		{"unknown key", map[string]string{"etc/liveupd/liveupd.toml": "sorce = 1"}, Config{}, "unknown setting"},
 		{"syntax", map[string]string{"etc/liveupd/liveupd.toml": "a b"}, Config{}, "line 1"},
@@ -62,5 +64,18 @@ func TestLoad(t *testing.T) {
 				t.Error(d)
 			}
 		})
+	}
+}
+
+func TestCacheBytes(t *testing.T) {
+	for text, want := range map[string]int64{"": 0, "0": -1, "512M": 512 << 20, "2g": 2 << 30, "77": 77, "1T": 1 << 40} {
+		if got := (&Config{CacheMax: text}).CacheBytes(); got != want {
+			t.Errorf("cache_max = %q is %d bytes; want %d", text, got, want)
+		}
+	}
+	for _, bad := range []string{"M", "-1", "1.5G", "99999999999999T", "1MB"} {
+		if n, err := ParseSize(bad); err == nil {
+			t.Errorf("the size %q is read as %d", bad, n)
+		}
 	}
 }

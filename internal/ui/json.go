@@ -75,14 +75,15 @@ func (j *jsonRenderer) Finding(d change.Damage) {
 
 func (j *jsonRenderer) History(g []change.Generation) { j.generations("history", g) }
 
-func (j *jsonRenderer) Status(g []change.Generation, n *change.NightStatus) {
+func (j *jsonRenderer) Status(g []change.Generation, n *change.NightStatus, c []change.Cache) {
 	j.line(struct {
 		MessageType string              `json:"message_type"`
 		Schema      int                 `json:"schema"`
 		Verb        string              `json:"verb"`
 		Generations []change.Generation `json:"generations"`
 		Unattended  *change.NightStatus `json:"unattended,omitempty"`
-	}{"report", 1, "status", list(g), n})
+		Caches      []change.Cache      `json:"caches,omitempty"`
+	}{"report", 1, "status", list(g), n, c})
 }
 
 func (j *jsonRenderer) Night(n *change.Night) {

@@ -29,7 +29,7 @@ func (t *text) Report(r *change.Report) {
 			line += ", transaction " + clean(r.ID)
 		}
 		if r.Verb == "clean" {
-			line = fmt.Sprintf("clean: %s removed, %s free again", plural(len(r.Freed), "update"), bytesText(r.FreedBytes))
+			line = fmt.Sprintf("clean: %s removed, %s free again", removed(r), bytesText(r.FreedBytes))
 		}
 		if r.SwapUSec > 0 {
 			line += fmt.Sprintf("; old and new could be met for %s", duration(uint64(r.SwapUSec)))
@@ -256,11 +256,37 @@ func counts(c change.Counts) string {
 }
 
 // Status prints the last update, and what is unfinished, pending or deferred.
-func (t *text) Status(list []change.Generation, night *change.NightStatus) {
+// removed names what clean has removed.
+func removed(r *change.Report) string {
+	var parts []string
+	if len(r.Freed) > 0 {
+		parts = append(parts, plural(len(r.Freed), "update"))
+	}
+	for _, c := range r.FreedCaches {
+		parts = append(parts, clean(c.What))
+	}
+	return strings.Join(parts, ", ")
+}
+
+// caches tells what is kept on the disk for the next run.
+func (t *text) caches(list []change.Cache) {
+	var sum int64
+	var parts []string
+	for _, c := range list {
+		sum += c.Bytes
+		parts = append(parts, bytesText(c.Bytes)+" of "+clean(c.What))
+	}
+	if sum > 0 {
+		t.printf("Caches: %s; liveupd clean removes them\n", strings.Join(parts, ", "))
+	}
+}
+
+func (t *text) Status(list []change.Generation, night *change.NightStatus, caches []change.Cache) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.clear()
 	defer t.nightStatus(night)
+	defer t.caches(caches)
 	var last *change.Generation
 	retained := 0
 	for i := range list {

@@ -22,7 +22,7 @@ type Renderer interface {
 	Finding(change.Damage)
 	Verify(*change.VerifyReport)
 	History([]change.Generation)
-	Status([]change.Generation, *change.NightStatus)
+	Status([]change.Generation, *change.NightStatus, []change.Cache)
 	Night(*change.Night)
 	Policy(*change.PolicyReport)
 	Setup(*change.SetupReport)

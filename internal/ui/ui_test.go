@@ -92,6 +92,10 @@ func exampleCheck() *change.CheckReport {
 	}
 }
 
+func exampleCaches() []change.Cache {
+	return []change.Cache{{Name: "archives", What: "packages", Bytes: 140 << 20}, {Name: "lists", What: "package lists", Bytes: 60 << 20}}
+}
+
 func exampleGenerations() []change.Generation {
 	return []change.Generation{
 		{ID: "3", State: "swapped", Time: 1_795_000_000, Source: "tree:/srv/a"},
@@ -151,7 +155,10 @@ func TestText(t *testing.T) {
 		{"verify-verbose", Options{Verbose: true}, verify},
 		{"verify-clean", Options{}, func(r Renderer) { r.Verify(&change.VerifyReport{Generation: "2", Checked: 1}) }},
 		{"history", Options{}, func(r Renderer) { r.History(exampleGenerations()); r.History(nil) }},
-		{"status", Options{}, func(r Renderer) { r.Status(exampleGenerations(), exampleNights()); r.Status(nil, nil) }},
+		{"status", Options{}, func(r Renderer) {
+			r.Status(exampleGenerations(), exampleNights(), exampleCaches())
+			r.Status(nil, nil, nil)
+		}},
 		{"night", Options{}, func(r Renderer) {
 			s := exampleNights()
 			r.Night(s.Last)
@@ -260,7 +267,7 @@ func TestJSONLines(t *testing.T) {
 	r.Finding(change.Damage{})
 	r.Verify(&change.VerifyReport{})
 	r.History(nil)
-	r.Status(exampleGenerations(), exampleNights())
+	r.Status(exampleGenerations(), exampleNights(), exampleCaches())
 	r.Error(errors.New("cannot <do> it\nat all"), "hint", 6)
 	if diag.Len() != 0 {
 		t.Errorf("JSON on the diagnostics: %q", diag.String())

@@ -10,7 +10,6 @@ import (
 
 	"github.com/opencontainers/cgroups"
 	"github.com/opencontainers/cgroups/devices/config"
-	"github.com/opencontainers/runc/libcontainer"
 	"github.com/opencontainers/runc/libcontainer/configs"
 
 	"github.com/liveupd/liveupd/sandbox"
@@ -186,33 +185,4 @@ func ownGroup() string {
 		}
 	}
 	return "/"
-}
-
-// limitsMet tells whether the kernel ended a process of the container for want of memory, or
-// refused it one more process.
-func limitsMet(c *libcontainer.Container) (memory, processes bool) {
-	state, err := c.State()
-	if err != nil {
-		return false, false
-	}
-	for _, dir := range state.CgroupPaths {
-		// Version 1 has the count in memory.oom_control, version 2 in memory.events; pids.events is in both.
-		memory = memory || counted(filepath.Join(dir, "memory.oom_control"), "oom_kill") || counted(filepath.Join(dir, "memory.events"), "oom_kill")
-		processes = processes || counted(filepath.Join(dir, "pids.events"), "max")
-	}
-	return memory, processes
-}
-
-// counted tells whether a file of lines "KEY NUMBER" has more than 0 for a key.
-func counted(file, key string) bool {
-	data, err := os.ReadFile(file)
-	if err != nil {
-		return false
-	}
-	for line := range strings.Lines(string(data)) {
-		if f := strings.Fields(line); len(f) == 2 && f[0] == key && f[1] != "0" {
-			return true
-		}
-	}
-	return false
 }

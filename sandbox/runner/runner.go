@@ -74,6 +74,7 @@ func runOne(v View, s sandbox.Spec, c sandbox.Command, i int, res *sandbox.Resul
 		}
 		return fmt.Errorf("cannot start the command in the sandbox: %w", err)
 	}
+	watched := watchLimits(container)
 	if relay != nil {
 		if err := relay.start(); err != nil {
 			_ = container.Signal(syscall.SIGKILL)
@@ -99,8 +100,9 @@ func runOne(v View, s sandbox.Spec, c sandbox.Command, i int, res *sandbox.Resul
 		res.Signal = status.Signal().String()
 	}
 	res.Exit = status.ExitStatus()
+	memory, processes := watched.met(status.Signaled() || res.Exit > 128)
 	if res.Exit != 0 || status.Signaled() {
-		res.OOM, res.Crowded = limitsMet(container)
+		res.OOM, res.Crowded = memory, processes
 	}
 	return nil
 }

@@ -186,8 +186,31 @@ func TestVerification(t *testing.T) {
 		t.Errorf("after the apply there are %q", left)
 	}
 	here(t, root, "apply", "--plan", "--hold", "victim").Want(t, 0)
-	here(t, root, "clean").Want(t, 0)
+	kept := here(t, root, "status").Want(t, 0)
+	if !strings.Contains(kept.Stdout, `"caches":[{"name":"work"`) {
+		t.Errorf("the status does not tell of caches: %s", kept.Stdout)
+	}
+	cleaned := here(t, root, "clean").Want(t, 0)
+	if cleaned.Report.FreedBytes == 0 || len(cleaned.Report.FreedCaches) == 0 {
+		t.Errorf("what clean freed: %+v", cleaned.Report)
+	}
 	if left, _ := filepath.Glob(filepath.Join(root, ".liveupd/sandbox/*")); len(left) > 0 {
 		t.Errorf("after clean there are %q", left)
+	}
+	// Within a bound, the plan's own work goes first; with none nothing is left.
+	for bound, want := range map[string]string{"16K": "lists", "0": ""} {
+		if err := put(root, map[string]string{"etc/liveupd/liveupd.toml": "cache_max = \"" + bound + "\"\n"}); err != nil {
+			t.Fatal(err)
+		}
+		planned := here(t, root, "apply", "--plan", "--hold", "victim").Want(t, 0)
+		left, _ := filepath.Glob(filepath.Join(root, ".liveupd/sandbox/*"))
+		if bound == "16K" && !slices.ContainsFunc(planned.Plan.Warnings, func(w string) bool { return strings.Contains(w, "cache_max") }) {
+			t.Errorf("cache_max = %s: the plan does not tell: %q", bound, planned.Plan.Warnings)
+		}
+		for _, name := range left {
+			if !strings.Contains(want, filepath.Base(name)) {
+				t.Errorf("cache_max = %s: %s is left", bound, name)
+			}
+		}
 	}
 }

@@ -66,12 +66,13 @@ rm /usr/sbin/policy-rc.d
 // the plan interrupts what it says, the tree is what apt by itself makes of it, dpkg has
 // nothing to complain of, and all of it goes back.
 func TestUpgrade(t *testing.T) {
-	roots := []string{"bookworm"}
+	roots := [][2]string{{"bookworm", "ext4"}}
 	if os.Getenv("LIVEUPD_LONG") == "1" {
-		roots = append(roots, "trixie")
+		roots = append(roots, [][2]string{{"trixie", "ext4"}, {"bookworm", "btrfs"}, {"trixie", "xfs"}}...)
 	}
-	for _, name := range roots {
-		t.Run(name, func(t *testing.T) {
+	for _, root := range roots {
+		name, fstype := root[0], root[1]
+		t.Run(name+" on "+fstype, func(t *testing.T) {
 			t.Parallel()
 			machine.Require(t)
 			debs := upgrades(t, name)
@@ -81,7 +82,7 @@ func TestUpgrade(t *testing.T) {
 				}
 				return archive(root, nil, debs...)
 			}
-			m := machine.Boot(t, machine.Options{Root: name, Customize: prepare, Programs: machine.Programs(t)})
+			m := machine.Boot(t, machine.Options{Root: name, FileSystem: fstype, Customize: prepare, Programs: machine.Programs(t)})
 			m.Shell("systemctl reset-failed")
 			plain := filepath.Join(t.TempDir(), "plain")
 			if err := os.Mkdir(plain, 0o755); err != nil {

@@ -172,16 +172,32 @@ func treeSize(dir string) (int64, error) {
 	return size, err
 }
 
-// makeImage makes an ext4 image of a folder with free bytes to spare.
-func makeImage(dir, image string, free int64) error {
+// makeImage makes an image of a folder with free bytes to spare.
+func makeImage(fstype, dir, image string, free int64) error {
 	size, err := treeSize(dir)
 	if err != nil {
 		return err
 	}
 	const mib = 1 << 20
 	blocks := (size + size/8 + free + 64*mib) / mib
+	if fstype != "ext4" {
+		return fillImage(fstype, dir, image, max(blocks, 400)*mib)
+	}
 	_, err = command("mkfs.ext4", "-q", "-F", "-m", "0", "-E", "lazy_itable_init=1,lazy_journal_init=1,nodiscard",
 		"-N", fmt.Sprint(200000), "-d", dir, image, fmt.Sprintf("%dM", blocks))
+	return err
+}
+
+// fillImage makes an image by copying: mkfs.xfs and mkfs.btrfs lose hard links or attributes.
+func fillImage(fstype, dir, image string, size int64) error {
+	if err := os.WriteFile(image, nil, 0o600); err != nil {
+		return err
+	}
+	if err := os.Truncate(image, size); err != nil {
+		return err
+	}
+	_, err := command("unshare", "--mount", "sh", "-euc", `mkfs."$0" -q "$2"; mkdir "$2.mnt"; mount -o loop "$2" "$2.mnt"; trap 'umount "$2.mnt"; rmdir "$2.mnt"' EXIT
+		cp -a --no-target-directory "$1" "$2.mnt"`, fstype, dir, image)
 	return err
 }
 

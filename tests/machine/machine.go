@@ -26,6 +26,8 @@ type Options struct {
 	ReadOnly bool
 	// WritableVar: /var is an ext4 file system of its own, mounted read-write.
 	WritableVar bool
+	// FileSystem is the root's: ext4 where it is empty, btrfs or xfs.
+	FileSystem string
 	// Customize changes the copy of the root before the image is made.
 	Customize func(root string) error
 	// Programs are put into /usr/local/bin: host paths.
@@ -79,6 +81,12 @@ func New(t testing.TB, o Options) *Machine {
 	if o.Root == "" {
 		o.Root = "bookworm"
 	}
+	if o.FileSystem == "" {
+		o.FileSystem = "ext4"
+	}
+	if _, err := exec.LookPath("mkfs." + o.FileSystem); err != nil {
+		t.Skipf("boots a machine on %s: %v (run tests/setup/install.sh)", o.FileSystem, err)
+	}
 	if o.Free == 0 {
 		o.Free = 600 << 20
 	}
@@ -129,14 +137,14 @@ func (m *Machine) build() error {
 		if err := os.Mkdir(filepath.Join(root, "var"), 0o755); err != nil {
 			return err
 		}
-		if err := makeImage(varDir, filepath.Join(m.dir, "var.img"), m.o.Free); err != nil {
+		if err := makeImage("ext4", varDir, filepath.Join(m.dir, "var.img"), m.o.Free); err != nil {
 			return err
 		}
 		if err := os.RemoveAll(varDir); err != nil {
 			return err
 		}
 	}
-	if err := makeImage(root, filepath.Join(m.dir, "root.img"), m.o.Free); err != nil {
+	if err := makeImage(m.o.FileSystem, root, filepath.Join(m.dir, "root.img"), m.o.Free); err != nil {
 		return err
 	}
 	return os.RemoveAll(root)
@@ -225,7 +233,7 @@ func (m *Machine) mount(image, at, mode string) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
-	if _, err := command("mount", "-t", "ext4", "-o", mode, device, dir); err != nil {
+	if _, err := command("mount", "-o", mode, device, dir); err != nil {
 		return err
 	}
 	m.mounts = append(m.mounts, dir)
