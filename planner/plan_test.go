@@ -299,7 +299,7 @@ func TestSessionsAreTold(t *testing.T) {
 func TestOwnRuns(t *testing.T) {
 	const program = "/usr/bin/liveupd"
 	s := machine().replace(program)
-	for _, n := range []string{"liveupd-apply-1.service", "liveupd-unattended.service", "watcher.service"} {
+	for _, n := range []string{"liveupd-apply-1.service", "liveupd.service", "watcher.service"} {
 		s.unit(n, "")
 		s.hit(change.Hit{Kind: "exec", Path: program, PID: 10 + len(n), Comm: "liveupd", Unit: n})
 	}

@@ -143,7 +143,7 @@ func (p *planning) own(name string) int {
 // isRun tells whether a service is a run of liveupd: a worker, or what the timer starts.
 // One that restarted it would end itself half-way.
 func isRun(name string) bool {
-	return strings.HasPrefix(name, "liveupd-") && strings.HasSuffix(name, ".service")
+	return name == "liveupd.service" || strings.HasPrefix(name, "liveupd-") && strings.HasSuffix(name, ".service")
 }
 
 // leaveRuns takes liveupd's own runs out of what is acted on: neither is one restarted or

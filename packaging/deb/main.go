@@ -39,9 +39,10 @@ type build struct {
 	source  string // the tree that is built
 	arch    string // as Debian and Go name it
 	release release
-	level   int    // of the compression
-	work    string // a folder for what is made on the way
-	tree    tree   // what the package ships
+	own     []string // the units of packaging/systemd
+	level   int      // of the compression
+	work    string   // a folder for what is made on the way
+	tree    tree     // what the package ships
 	modules []module
 }
 

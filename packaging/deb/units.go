@@ -5,9 +5,7 @@ import (
 	"bytes"
 	"context"
 	"embed"
-	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path"
 	"path/filepath"
@@ -30,10 +28,11 @@ func (b *build) units(context.Context) error {
 	}
 	dir := filepath.Join(b.source, "packaging/systemd")
 	entries, err := os.ReadDir(dir)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err != nil {
 		return err
 	}
 	for _, e := range entries {
+		b.own = append(b.own, e.Name())
 		text, err := os.ReadFile(filepath.Join(dir, e.Name()))
 		if err != nil {
 			return err
@@ -80,13 +79,15 @@ func (b *build) maintainerScript(name string) ([]byte, error) {
 		return nil, err
 	}
 	enabled := b.enabled()
-	ends := func(suffixes ...string) string {
-		return strings.Join(slices.DeleteFunc(slices.Clone(enabled), func(u string) bool {
-			return !slices.Contains(suffixes, path.Ext(u))
-		}), " ")
+	// What recovers at boot is never started or stopped on a machine that runs.
+	pick := func(is func(unit string) bool) string {
+		return strings.Join(slices.DeleteFunc(slices.Clone(b.own), func(u string) bool { return !is(u) }), " ")
 	}
+	waiting := func(u string) bool { return path.Ext(u) != ".service" && slices.Contains(enabled, u) }
+	runs := func(u string) bool { return path.Ext(u) == ".service" && !slices.Contains(enabled, u) }
 	s := strings.NewReplacer(
-		"@UNITS@", strings.Join(enabled, " "), "@TIMERS@", ends(".timer"), "@STOPPED@", ends(".timer", ".path", ".socket"),
+		"@UNITS@", strings.Join(enabled, " "), "@TIMERS@", pick(waiting), "@RUNS@", pick(runs),
+		"@STOPPED@", pick(func(string) bool { return true }),
 		"@INITRD_FILES@", strings.Join(b.initrdFiles(), " "),
 	).Replace(string(text))
 	if i := strings.IndexByte(s, '@'); i >= 0 && len(s) > i+1 && s[i+1] >= 'A' && s[i+1] <= 'Z' {
