@@ -326,6 +326,11 @@ func TestContents(t *testing.T) {
 			t.Errorf("liveupd.toml(5) does not tell of %s", key)
 		}
 	}
+	for _, table := range []string{"[guard]", "[health]", "[unattended]", "[[unattended.group]]"} {
+		if !strings.Contains(page, table) {
+			t.Errorf("liveupd.toml(5) does not tell of %s", table)
+		}
+	}
 	for _, key := range []string{"source", "max", "keep", "enabled"} {
 		if !regexp.MustCompile(`(?m)^#` + key + ` = `).MatchString(text) {
 			t.Errorf("the default configuration does not tell of %s", key)
