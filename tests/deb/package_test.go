@@ -366,8 +366,7 @@ func section(text, heading string) string {
 // settings are the names of all settings.
 func settings(of reflect.Type) []string {
 	var out []string
-	for i := range of.NumField() {
-		f := of.Field(i)
+	for f := range of.Fields() {
 		key := f.Tag.Get("toml")
 		if key == "" {
 			continue
