@@ -73,20 +73,23 @@ func (s *session) previewGenerators(ctx context.Context, d *change.Delta, conten
 	return res, err
 }
 
-// concerned tells whether something changes that a generator could read: all of
-// /etc is configuration, and units hide what some make.
+// concerned tells whether something changes that a generator could read. Of one
+// that is not systemd's any configuration could be; a unit that comes or goes hides
+// what others make, or no longer does.
 func (g *generators) concerned(progs []rootfs.Generator) bool {
+	strange := slices.ContainsFunc(progs, func(p rootfs.Generator) bool { return !p.Known() })
 	for i := range g.delta.Entries {
 		e := &g.delta.Entries[i]
 		if e.Op == change.Metadata && e.Aspects&change.AspectMode == 0 || e.Path == rootfs.LdCache {
 			continue
 		}
-		for _, dir := range []string{"/etc/", "/usr/lib/systemd/", "/lib/systemd/", "/usr/local/lib/systemd/"} {
-			if strings.HasPrefix(e.Path, dir) {
+		moves := e.Op != change.Metadata && (e.Op != change.Replace || e.Aspects&change.AspectType != 0 || e.New.Type == change.Symlink)
+		for _, dir := range []string{"/etc/systemd/", "/usr/lib/systemd/", "/lib/systemd/", "/usr/local/lib/systemd/"} {
+			if (moves || strange) && strings.HasPrefix(e.Path, dir) {
 				return true
 			}
 		}
-		if slices.ContainsFunc(progs, func(p rootfs.Generator) bool { return p.Reads(e.Path) }) {
+		if strange && strings.HasPrefix(e.Path, "/etc/") || slices.ContainsFunc(progs, func(p rootfs.Generator) bool { return p.Reads(e.Path) }) {
 			return true
 		}
 	}

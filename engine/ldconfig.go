@@ -280,6 +280,7 @@ func (m *made) add(p string, n *change.Node, content []byte) error {
 		if old.Type != n.Type {
 			e.Aspects |= change.AspectType
 		} else if old.Type == change.Symlink && old.Target == n.Target {
+			m.links[p] = old // it stays, with its own time
 			return nil
 		}
 		if len(old.Xattrs) > 0 && n.Type == old.Type {

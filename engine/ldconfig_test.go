@@ -249,3 +249,36 @@ func TestLdconfigFails(t *testing.T) {
 		})
 	}
 }
+
+// Links that ldconfig makes in a folder that is all the image's are part of what is
+// recorded: no damage, and not gone with the next update of the same.
+func TestLoaderLinksOfAWholeTree(t *testing.T) {
+	b := loaderBed(t)
+	program := b.read("usr/sbin/ldconfig")
+	whole(files{"usr/bin/tool": "tool", "usr/lib/libqa.so.1.0": library(t, "libqa.so.1")}).lay(t, b.source)
+	b.write(b.source, "usr/sbin/ldconfig", program)
+	b.do(os.Chmod(filepath.Join(b.source, "usr/sbin/ldconfig"), 0o755))
+	b.write(b.source, "usr/lib/libqe.so.1.0", library(t, "libqe.so.1"))
+	b.must(Request{Verb: "apply", AllowRemovals: true})
+	want := []string{"libqa.so.1 /lib/libqa.so.1", "libqe.so.1 /lib/libqe.so.1"}
+	if got := b.cached(); !slices.Equal(got, want) {
+		t.Errorf("the cache has %q; want %q", got, want)
+	}
+	if found, _, err := b.verify(Request{}); err != nil || len(found) > 0 {
+		t.Errorf("verify finds %q, %v", found, err)
+	}
+	if r := b.must(Request{Verb: "apply", AllowRemovals: true}).(*change.Report); r.Result != "nothing-to-do" {
+		t.Errorf("the same once more: %s; want nothing-to-do", r.Result)
+	}
+	if found, _, err := b.verify(Request{}); err != nil || len(found) > 0 {
+		t.Errorf("verify finds %q, %v after the same once more", found, err)
+	}
+	b.write(b.source, "usr/bin/tool", "tool 2")
+	b.must(Request{Verb: "apply", AllowRemovals: true})
+	if got, err := os.Readlink(b.at("usr/lib/libqe.so.1")); got != "libqe.so.1.0" {
+		t.Errorf("after a further update the link leads to %q, %v", got, err)
+	}
+	if found, _, err := b.verify(Request{}); err != nil || len(found) > 0 {
+		t.Errorf("verify finds %q, %v after a further update", found, err)
+	}
+}

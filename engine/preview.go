@@ -2,7 +2,9 @@ package engine
 
 import (
 	"context"
+	"fmt"
 	"io"
+	"os"
 	"strings"
 
 	"github.com/liveupd/liveupd/change"
@@ -16,6 +18,7 @@ import (
 func (s *session) preview(ctx context.Context, d *change.Delta, content *sys.FD, show func(path string) bool) (*nsmount.View, error) {
 	o := nsmount.ViewOptions{Root: s.root}
 	after := rootfs.Overlay(rootfs.Volumes(s.rootVolumes()...), d, content)
+	var bytes int64
 	gone := "" // a folder that is removed with all that it holds
 	for i := range d.Entries {
 		e := &d.Entries[i]
@@ -32,6 +35,7 @@ func (s *session) preview(ctx context.Context, d *change.Delta, content *sys.FD,
 			}
 			c.Node = n
 		} else if e.New.Type == change.Regular && e.Op != change.Metadata {
+			bytes += e.New.Size
 			c.Open = func() (io.ReadCloser, error) {
 				f, err := after.(rootfs.Opener).Open(e.Path)
 				if err != nil {
@@ -42,7 +46,25 @@ func (s *session) preview(ctx context.Context, d *change.Delta, content *sys.FD,
 		}
 		o.Changes = append(o.Changes, c)
 	}
+	if room := availableMemory(); room > 0 && bytes > room/4 {
+		return nil, &sys.UnsupportedError{Feature: "a look at an update that is not staged", Needs: fmt.Sprintf("four times its %d MB of memory", bytes>>20)}
+	}
 	return nsmount.OpenView(ctx, s.k, o)
+}
+
+// availableMemory is what programs can have without swapping, in bytes; 0 unknown.
+func availableMemory() int64 {
+	data, err := os.ReadFile("/proc/meminfo")
+	if err != nil {
+		return 0
+	}
+	for line := range strings.Lines(string(data)) {
+		var kb int64
+		if n, _ := fmt.Sscanf(line, "MemAvailable: %d kB", &kb); n == 1 {
+			return kb << 10
+		}
+	}
+	return 0
 }
 
 type contentReader struct {

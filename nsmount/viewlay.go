@@ -1,6 +1,7 @@
 package nsmount
 
 import (
+	"crypto/sha256"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
@@ -16,7 +17,8 @@ import (
 )
 
 // ViewChange is one path of a view that is not as the root has it. Paths go
-// through no symlink, and a folder comes before what it holds.
+// through no symlink, and a folder comes before what it holds. No program runs in
+// the view before all content was compared with the nodes' digests.
 type ViewChange struct {
 	Path string
 	Node *change.Node // nil: it is gone, with all below
@@ -28,17 +30,28 @@ type ViewChange struct {
 // as JSON, then the content. Names need not be UTF-8.
 type layHead struct {
 	Path, Target []byte
-	Gone         bool
-	Type         change.Type
-	Mode         uint32
-	UID, GID     uint32
-	Size         int64
-	Content      bool
+	// End: it was the last one. Without it nothing is run: what came may be half of
+	// it, or not be what was vouched for.
+	End      bool
+	Gone     bool
+	Type     change.Type
+	Mode     uint32
+	UID, GID uint32
+	Size     int64
+	Content  bool
 }
 
 const maxLayHead = 64 << 10
 
 func sendChanges(w io.Writer, list []ViewChange) error {
+	send := func(h layHead) error {
+		msg, err := json.Marshal(h)
+		if err != nil {
+			return err
+		}
+		_, err = w.Write(append(binary.BigEndian.AppendUint32(nil, uint32(len(msg))), msg...))
+		return err
+	}
 	for _, c := range list {
 		h := layHead{Path: []byte(c.Path), Gone: c.Node == nil}
 		if n := c.Node; n != nil {
@@ -48,11 +61,7 @@ func sendChanges(w io.Writer, list []ViewChange) error {
 				h.Size = n.Size
 			}
 		}
-		msg, err := json.Marshal(h)
-		if err != nil {
-			return err
-		}
-		if _, err := w.Write(append(binary.BigEndian.AppendUint32(nil, uint32(len(msg))), msg...)); err != nil {
+		if err := send(h); err != nil {
 			return err
 		}
 		if h.Content {
@@ -61,7 +70,7 @@ func sendChanges(w io.Writer, list []ViewChange) error {
 			}
 		}
 	}
-	return nil
+	return send(layHead{End: true})
 }
 
 func sendContent(w io.Writer, c ViewChange, size int64) error {
@@ -70,9 +79,14 @@ func sendContent(w io.Writer, c ViewChange, size int64) error {
 		return fmt.Errorf("cannot show %s: %w", c.Path, err)
 	}
 	defer in.Close()
-	n, err := io.Copy(w, io.LimitReader(in, size))
-	if err == nil && n != size {
+	h := sha256.New()
+	n, err := io.Copy(io.MultiWriter(w, h), io.LimitReader(in, size))
+	switch digest := change.Digest(h.Sum(nil)); {
+	case err != nil:
+	case n != size:
 		err = fmt.Errorf("the source changed while it was read: %w", change.ErrDrift)
+	case !c.Node.Digest.IsZero() && digest != c.Node.Digest:
+		err = fmt.Errorf("its digest is %s, not %s: %w", digest, c.Node.Digest, change.ErrVerification)
 	}
 	if err != nil && !errors.Is(err, syscall.EPIPE) {
 		return fmt.Errorf("cannot show %s: %w", c.Path, err)
@@ -84,10 +98,8 @@ func sendContent(w io.Writer, c ViewChange, size int64) error {
 func (b *builder) lay(in io.Reader) error {
 	for {
 		var size [4]byte
-		if _, err := io.ReadFull(in, size[:]); errors.Is(err, io.EOF) {
-			return nil
-		} else if err != nil {
-			return err
+		if _, err := io.ReadFull(in, size[:]); err != nil {
+			return fmt.Errorf("cannot read what to show: %w", err)
 		}
 		n := binary.BigEndian.Uint32(size[:])
 		if n > maxLayHead {
@@ -100,6 +112,9 @@ func (b *builder) lay(in io.Reader) error {
 		var h layHead
 		if err := json.Unmarshal(msg, &h); err != nil {
 			return err
+		}
+		if h.End {
+			return nil
 		}
 		err := b.layOne(&h, io.LimitReader(in, h.Size))
 		if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {

@@ -169,6 +169,11 @@ func (b *builder) session(s *ViewSession) (*ViewOutcome, error) {
 			out.Found = append(out.Found, f.ViewFile)
 		}
 	}
+	for name, f := range before {
+		if _, still := after[name]; !still && !f.Gone {
+			out.Found = append(out.Found, ViewFile{Path: []byte(name), By: -1, Gone: true})
+		}
+	}
 	return out, nil
 }
 

@@ -104,17 +104,32 @@ func isPathByte(c byte) bool {
 	return c|0x20 >= 'a' && c|0x20 <= 'z' || c >= '0' && c <= '9' || strings.IndexByte("/._-+@%:", c) >= 0
 }
 
-// tables are what systemd's own generators read; their library names it, and not
-// they themselves.
+// tables are what systemd's own generators read beside the kernel's command line,
+// devices and units; their library names it, and not they themselves.
 var tables = map[string][]string{
-	"systemd-fstab-generator":          {"/etc/fstab"},
-	"systemd-cryptsetup-generator":     {"/etc/crypttab", "/etc/cryptsetup-keys.d"},
-	"systemd-veritysetup-generator":    {"/etc/veritytab"},
-	"systemd-integritysetup-generator": {"/etc/integritytab"},
-	"systemd-sysv-generator":           {"/etc/init.d", "/etc/rc0.d", "/etc/rc1.d", "/etc/rc2.d", "/etc/rc3.d", "/etc/rc4.d", "/etc/rc5.d", "/etc/rc6.d", "/etc/rcS.d"},
-	"systemd-rc-local-generator":       {"/etc/rc.local"},
-	"systemd-gpt-auto-generator":       {"/etc/fstab", "/etc/crypttab"},
-	"systemd-getty-generator":          {"/etc/securetty"},
+	"systemd-fstab-generator":            {"/etc/fstab"},
+	"systemd-cryptsetup-generator":       {"/etc/crypttab", "/etc/cryptsetup-keys.d"},
+	"systemd-veritysetup-generator":      {"/etc/veritytab"},
+	"systemd-integritysetup-generator":   {"/etc/integritytab"},
+	"systemd-sysv-generator":             {"/etc/init.d", "/etc/rc0.d", "/etc/rc1.d", "/etc/rc2.d", "/etc/rc3.d", "/etc/rc4.d", "/etc/rc5.d", "/etc/rc6.d", "/etc/rcS.d"},
+	"systemd-rc-local-generator":         {"/etc/rc.local"},
+	"systemd-gpt-auto-generator":         {"/etc/fstab", "/etc/crypttab"},
+	"systemd-getty-generator":            {"/etc/securetty"},
+	"systemd-ssh-generator":              {"/usr/sbin/sshd", "/usr/bin/sshd"},
+	"systemd-debug-generator":            nil,
+	"systemd-hibernate-resume-generator": nil,
+	"systemd-run-generator":              nil,
+	"systemd-system-update-generator":    nil,
+	"systemd-tpm2-generator":             nil,
+	"systemd-bless-boot-generator":       nil,
+	"systemd-import-generator":           nil,
+	"systemd-factory-reset-generator":    nil,
+}
+
+// Known tells of a generator of which all is known that it reads.
+func (g *Generator) Known() bool {
+	_, ok := tables[g.Name]
+	return ok
 }
 
 // Reads tells whether a changed path is the generator itself or something that it

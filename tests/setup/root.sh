@@ -7,7 +7,7 @@
 # liveupd is compared with; night is bookworm with three servers and what upgrades a Debian
 # machine unattended; together is trixie with all that looks after updates; vm is trixie with a kernel and what
 # builds its initrd, for virtual machines, vm-grub such a one with what makes
-# GRUB's entries, vm-bookworm just an older kernel for them.
+# GRUB's entries, vm-bookworm an older kernel and AppArmor.
 #
 # The roots hold the release's own versions (suite "main" only, neither updates
 # nor security), so that the security archive has real upgrades for them. They
@@ -54,7 +54,7 @@ vm-grub)
 	;;
 vm-bookworm)
 	suite=bookworm
-	packages=linux-image-cloud-amd64
+	packages="linux-image-cloud-amd64 apparmor"
 	;;
 *) die "usage: root.sh bookworm|trixie|small|peers|night|together|vm|vm-grub|vm-bookworm" ;;
 esac
