@@ -306,7 +306,7 @@ func (w *work) judgeApt(did *aptWork) error {
 		return err
 	}
 	apt.Drop(d, func(e *change.Entry) bool { return slices.Contains(judged.Dropped, e.Path) })
-	if err := s.keepsKernel(d); err != nil {
+	if err := s.keepsKernel(d, "take the update", "boot the new kernel first"); err != nil {
 		return err
 	}
 	if len(did.packages) == 0 && !slices.ContainsFunc(d.Entries, func(e change.Entry) bool { return !apt.Bookkeeping(e.Path) }) {
@@ -315,8 +315,9 @@ func (w *work) judgeApt(did *aptWork) error {
 	return nil
 }
 
-// keepsKernel refuses to take away the modules of the kernel that runs.
-func (s *session) keepsKernel(d *change.Delta) error {
+// keepsKernel refuses to take away the modules of the kernel that runs; what names the
+// deed, and hint the way out.
+func (s *session) keepsKernel(d *change.Delta, what, hint string) error {
 	if !s.req.Live() {
 		return nil
 	}
@@ -325,8 +326,7 @@ func (s *session) keepsKernel(d *change.Delta) error {
 		at := path.Join(dir, release)
 		for _, e := range d.Entries {
 			if e.Op == change.Remove && (e.Path == at || strings.HasPrefix(e.Path, at+"/kernel/")) {
-				return change.WithHint(fmt.Errorf("cannot take the update: it removes the modules of the running kernel %s; %w", release, ErrNothingCommitted),
-					"boot the new kernel first")
+				return change.WithHint(fmt.Errorf("cannot %s: it removes the modules of the running kernel %s; %w", what, release, ErrNothingCommitted), hint)
 			}
 		}
 	}

@@ -160,6 +160,9 @@ func (s *session) rollbackOne(ctx context.Context, g change.Generation, report *
 		return err
 	}
 	defer content.Close()
+	if err := s.keepsKernel(p.delta, "roll back "+g.ID, "boot the older kernel first, by the boot loader's menu"); err != nil {
+		return err
+	}
 	edited, err := tx.Edited()
 	if err != nil {
 		return err

@@ -428,18 +428,18 @@ func (b *BuiltWorkspace) WriteFile(name string, content []byte, mode uint32) err
 	return root.Chmod(name, fs.FileMode(mode))
 }
 
-// ReadRun reads a file of the view's /run; "" where there is none.
-func (b *BuiltWorkspace) ReadRun(name string) string {
+// ReadRun reads a file of the view's /run; false where there is none, or too large a one.
+func (b *BuiltWorkspace) ReadRun(name string) (string, bool) {
 	root, err := os.OpenRoot(b.Run)
 	if err != nil {
-		return ""
+		return "", false
 	}
 	defer root.Close()
 	data, err := root.ReadFile(strings.TrimPrefix(path.Clean(name), "/run/"))
 	if err != nil || len(data) > maxKept {
-		return ""
+		return "", false
 	}
-	return string(data)
+	return string(data), true
 }
 
 // maxKept bounds what a command can hand back.

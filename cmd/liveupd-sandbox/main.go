@@ -76,7 +76,7 @@ func run(f *os.File, answer *json.Encoder) (*sandbox.Result, error) {
 	}, gone)
 	res.Kept = map[string]string{}
 	for _, name := range s.Keep {
-		if content := view.ReadRun(name); content != "" {
+		if content, ok := view.ReadRun(name); ok {
 			res.Kept[name] = content
 		}
 	}

@@ -18,7 +18,7 @@ func TestHostStepsAndVar(t *testing.T) {
 	booter := func(version string) pack {
 		return pack{name: "booter", version: version, files: map[string]string{
 			"usr/share/booter/version": version + "\n", "var/lib/booter/owned": version + "\n",
-		}, scripts: map[string]string{"postinst": "#!/bin/sh\nset -e\nmkdir -p /var/lib/booter-made\necho " + version + " >/var/lib/booter-made/x\nupdate-grub\n"}}
+		}, scripts: map[string]string{"postinst": "#!/bin/sh\nset -e\nmkdir -p /var/lib/booter-made\necho " + version + " >/var/lib/booter-made/x\nupdate-grub\ntouch /run/reboot-required\necho booter >>/run/reboot-required.pkgs\n"}}
 	}
 	m := machine.Boot(t, machine.Options{
 		Root: "bookworm", ReadOnly: true, WritableVar: true, Programs: machine.Programs(t),
@@ -45,7 +45,13 @@ func TestHostStepsAndVar(t *testing.T) {
 	if got := strings.Fields(m.Shell(all)); !slices.Equal(got, []string{"2", "2", "2", "2", "Version:", "2"}) {
 		t.Errorf("after the apply: %q", got)
 	}
+	if got := m.Shell("ls /run/reboot-required; cat /run/reboot-required.pkgs"); got != "/run/reboot-required\nbooter" {
+		t.Errorf("that a package asks for a reboot is noted as %q", got)
+	}
 	fixture.In(t, m, "rollback", "--yes").Want(t, 0)
+	if got := m.Shell("ls /run/reboot-required* 2>/dev/null || :"); got != "" {
+		t.Errorf("after the rollback there is %q", got)
+	}
 	if got := strings.Fields(m.Shell(all)); !slices.Equal(got, []string{"2", "1", "1", "1", "1", "Version:", "1"}) {
 		t.Errorf("after the rollback: %q", got)
 	}

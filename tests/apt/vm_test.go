@@ -108,7 +108,7 @@ func (d *disk) run(t *testing.T, kernel, initrd string, paths ...string) (codes 
 		Kernel: kernel, Initrd: initrd, MemoryMB: 1024, Drives: []vm.Drive{{Path: d.image}},
 		Append: "root=/dev/vda rw panic=-1 systemd.mask=serial-getty@ttyS0.service",
 	})
-	m.Wait(15 * time.Minute)
+	m.Wait(40 * time.Minute) // an idle host takes a tenth of that
 	codes = map[string]string{}
 	for _, match := range regexp.MustCompile(`DID (\S+)=(\d+)`).FindAllStringSubmatch(m.Console(), -1) {
 		codes[match[1]] = match[2]
@@ -223,6 +223,7 @@ if [ "$(uname -r)" = "$(cat /first 2>/dev/null)" ] || [ ! -e /first ]; then
 `+at("again")+`
 else
 	do_ uname uname -r
+	do_ running liveupd rollback --yes --json
 `+at("booted")+`
 fi
 `, debs...)
@@ -274,6 +275,10 @@ fi
 	codes, booted := d.run(t, filepath.Join(copies, first[1]), filepath.Join(copies, first[2]))
 	if got := contents(t, filepath.Join(booted, "out/uname")); got != release+"\n" {
 		t.Errorf("the machine came up with %q; want %s (%v)", got, release, codes)
+	}
+	// On the new kernel its modules stay.
+	if text := contents(t, filepath.Join(booted, "out/running")); codes["running"] != "1" || !strings.Contains(text, "modules of the running kernel "+release) {
+		t.Errorf("a rollback of the running kernel ended with %s: %s", codes["running"], text)
 	}
 }
 
