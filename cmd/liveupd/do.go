@@ -25,11 +25,15 @@ func (o *options) renderer() ui.Renderer {
 	if o.screen != nil {
 		return o.screen
 	}
+	width := sys.TerminalWidth(os.Stderr)
+	if os.Getenv("TERM") == "dumb" {
+		width = 0 // it cannot go back to the beginning of a line
+	}
 	plain := os.Getenv("NO_COLOR") != "" || os.Getenv("TERM") == "dumb"
 	o.screen = ui.New(&o.out, os.Stderr, ui.Options{
 		JSON: o.json, Verbose: o.verbose,
 		Color: !plain && sys.TerminalWidth(os.Stdout) > 0,
-		Width: sys.TerminalWidth(os.Stderr),
+		Width: width,
 	})
 	return o.screen
 }

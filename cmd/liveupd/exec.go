@@ -3,7 +3,9 @@ package main
 import (
 	"fmt"
 	"os"
+	"slices"
 	"time"
+	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 
@@ -86,6 +88,12 @@ func (x *execOptions) run(cmd *cobra.Command, o *options, args []string) error {
 	case len(args) == 0:
 		return engine.Usage(fmt.Errorf("no command is given: liveupd exec -- CMD [ARGS]"))
 	}
+	// On their way to the container what is not UTF-8 would become something else: libcontainer
+	// sends them as JSON.
+	if i := slices.IndexFunc(args, func(s string) bool { return !utf8.ValidString(s) }); i >= 0 {
+		return change.WithHint(engine.Usage(fmt.Errorf("%q is not UTF-8: the sandbox cannot be given it as an argument", args[i])),
+			"write the command into a script, and run that")
+	}
 	var err error
 	if x.exec.Memory, err = config.ParseSize(x.memory); err != nil {
 		return engine.Usage(fmt.Errorf("--memory takes a size such as 512M or 2G, not %q", x.memory))
@@ -97,8 +105,9 @@ func (x *execOptions) run(cmd *cobra.Command, o *options, args []string) error {
 		return err
 	}
 	x.req.Verb, x.req.Source, x.req.PlanOnly = "exec", "", x.plan
-	x.exec.Argv, x.exec.Env, x.exec.Limit = args, os.Environ(), x.limit
-	if dir, err := os.Getwd(); err == nil {
+	x.exec.Argv, x.exec.Limit = args, x.limit
+	x.exec.Env = slices.DeleteFunc(os.Environ(), func(s string) bool { return !utf8.ValidString(s) })
+	if dir, err := os.Getwd(); err == nil && utf8.ValidString(dir) {
 		x.exec.Dir = dir
 	}
 	if st, err := os.Stdin.Stat(); err == nil && !x.shell {
