@@ -4,6 +4,7 @@ import (
 	"os"
 	"path"
 	"strings"
+	"syscall"
 
 	"github.com/liveupd/liveupd/change"
 	"github.com/liveupd/liveupd/internal/sys"
@@ -128,8 +129,13 @@ func (o *older) judge(p *sys.Proc, link, name string) string {
 		return ""
 	}
 	if next != nil && !next.Digest.IsZero() {
-		if f, err := p.Open(link, sys.OpenRead); err == nil {
+		if f, err := p.Open(link, sys.OpenRead|syscall.O_NONBLOCK); err == nil {
 			defer f.Close()
+			// Anybody can map a file of any size by this name, in a namespace of his own:
+			// as much is read as the new one has, and no more.
+			if n, err := f.Stat(); err != nil || n.Type != change.Regular || n.Size != next.Size {
+				return at
+			}
 			if d, err := digest(f); err == nil && d == next.Digest {
 				return "" // the change brings back what it runs
 			}

@@ -4,9 +4,35 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/liveupd/liveupd/change"
 )
+
+// Somebody maps a file of terabytes, all of it a hole, by the name of one that changes,
+// and removes it: it is not read to learn that it is another.
+func TestOlderReadsNoHole(t *testing.T) {
+	lib := filepath.Join(t.TempDir(), "lib.so")
+	write(t, lib, "the first")
+	if err := os.Truncate(lib, 8<<40); err != nil {
+		t.Skipf("no file system for a file of 8 TiB: %v", err)
+	}
+	pid := mapper(t, lib, true)
+	if err := os.Remove(lib); err != nil {
+		t.Fatal(err)
+	}
+	write(t, lib, "the second")
+	entry := replace(t, lib)
+	entry.New.Size, entry.New.Digest = 9, change.Digest{1}
+	found := make(chan []change.Hit, 1)
+	go func() { found <- collect(t, []int{pid}, entry) }()
+	select {
+	case hits := <-found:
+		want(t, "a hole", hits, change.Hit{PID: pid, Kind: "mapped", Path: lib, Detail: alreadyOlder})
+	case <-time.After(2 * time.Minute):
+		t.Fatal("the look at processes does not end")
+	}
+}
 
 // A process that runs what an earlier change took off the disk is hit by the
 // next change of that path; not where it brings back what runs, and not where
@@ -42,7 +68,7 @@ func TestOlder(t *testing.T) {
 	want(t, "another path", collect(t, []int{first}, replace(t, other)))
 	write(t, filepath.Join(dir, "copy"), "the second")
 	back := entry
-	back.New = &change.Node{Type: change.Regular, Digest: digestOf(t, filepath.Join(dir, "copy"))}
+	back.New = &change.Node{Type: change.Regular, Size: int64(len("the second")), Digest: digestOf(t, filepath.Join(dir, "copy"))}
 	want(t, "what it runs comes back", collect(t, []int{first}, back))
 }
 
