@@ -30,7 +30,6 @@ import (
 
 	"github.com/liveupd/liveupd/change"
 	"github.com/liveupd/liveupd/internal/sys"
-	"github.com/liveupd/liveupd/internal/systemd"
 	"github.com/liveupd/liveupd/internal/trust"
 	"github.com/liveupd/liveupd/source/apt"
 )
@@ -295,9 +294,6 @@ func stateOf(facts *change.Facts, key string) (u *change.UnitState, known bool) 
 	}
 	return nil, facts.Running // its user has logged out
 }
-
-// Booted tells whether systemd runs this host.
-func Booted() bool { return systemd.Booted() }
 
 // unfinished tells whether a transaction was cut off.
 func unfinished(list []change.Generation) (change.Generation, bool) {

@@ -2,7 +2,9 @@ package main
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -123,6 +125,9 @@ func put(file string, text []byte) error {
 	}
 	tmp, err := os.CreateTemp(filepath.Dir(file), "."+filepath.Base(file)+".")
 	if err != nil {
+		if e, ok := errors.AsType[*fs.PathError](err); ok {
+			err = e.Err // the name beside it is nobody's
+		}
 		return change.WithHint(fmt.Errorf("cannot write %s: %w", file, err), "make its directory, or name another file with --output")
 	}
 	defer os.Remove(tmp.Name())
