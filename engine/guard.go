@@ -18,6 +18,7 @@ import (
 	"github.com/liveupd/liveupd/guard"
 	"github.com/liveupd/liveupd/health"
 	"github.com/liveupd/liveupd/internal/config"
+	"github.com/liveupd/liveupd/internal/journal"
 	"github.com/liveupd/liveupd/internal/systemd"
 	"github.com/liveupd/liveupd/restart"
 )
@@ -96,7 +97,10 @@ func (r *run) watch(ctx context.Context, steps []change.Step) (end func()) {
 		if w.monitor != nil {
 			w.monitor.Close()
 		}
-		forget()
+		// What needs a person is settled by a later recovery.
+		if r.id() != "" && (r.tx == nil || !slices.Contains([]journal.State{journal.Committing, journal.Swapped, journal.Restarting, journal.RollingBack}, r.tx.State())) {
+			forget()
+		}
 	}
 }
 
@@ -233,6 +237,26 @@ func (r *run) cutOff(lost []guard.Loss) error {
 	return errors.New(text)
 }
 
+// stillThere looks once more after what cannot be taken back: what is lost is told, and
+// brought back where that can be done.
+func (r *run) stillThere(ctx context.Context) {
+	err := r.connected(ctx, 0)
+	if err == nil {
+		return
+	}
+	if back := r.reconnect(ctx); back != nil {
+		err = fmt.Errorf("%w; %w", err, back)
+	}
+	r.warn("%v; the update is not taken back for it", err)
+}
+
+// began notes the steps that a run which was cut off had carried out.
+func (w *watching) began(recorded []change.StepResult) {
+	for _, res := range recorded {
+		w.course = append(w.course, done{step: res.Step})
+	}
+}
+
 // managers are the units that are in charge of the network, as path.Match has them.
 var managers = []string{
 	"systemd-networkd.service", "NetworkManager.service", "networking.service", "network.service", "ifup@*.service", "ifplugd*.service",
@@ -260,6 +284,7 @@ func (w *watching) after(at time.Time) string {
 	if len(begun) == 0 {
 		return ""
 	}
+	slices.Reverse(begun) // of equals the later one
 	slices.SortStableFunc(begun, func(a, b done) int {
 		near := func(d done) time.Duration { return max(d.end.Sub(at), at.Sub(d.end)) }
 		if x, y := manages(a.step.Target), manages(b.step.Target); x != y {
@@ -294,7 +319,7 @@ func (r *run) tellNetwork() {
 
 // reconnect sees to it that the machine is reached again, now that the old files are
 // back and their units run: it waits, restarts what is in charge of the network, and at
-// last puts back what it can by itself. before are the findings that led here.
+// last puts back what it can by itself.
 func (r *run) reconnect(ctx context.Context) error {
 	w := r.watching
 	if w == nil || w.monitor == nil || w.guard.Mode != config.ModeOn {

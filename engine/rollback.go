@@ -426,6 +426,9 @@ func (s *session) resume(ctx context.Context, tx *transact.Tx, plan *change.Plan
 		return err
 	}
 	done := carriedOut(recorded)
+	if r.watching != nil {
+		r.watching.began(done)
+	}
 	report.Steps = append(report.Steps, done...)
 	for _, res := range done {
 		if res.Result == "done" {

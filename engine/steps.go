@@ -143,6 +143,7 @@ func (r *run) finish(ctx context.Context, stopped []change.StepResult, after []c
 	if err := r.configureLive(ctx); err != nil {
 		return r.stuck(err)
 	}
+	r.stillThere(ctx)
 	began := time.Now()
 	r.conclude()
 	r.lookAgain(ctx)

@@ -3,6 +3,7 @@ package guard
 import (
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/liveupd/liveupd/change"
 	"github.com/liveupd/liveupd/tests/fixture"
@@ -22,30 +23,39 @@ func check(o *fixture.Output, kind, unit string) change.HealthCheck {
 }
 
 // An update after which a unit is not well is rolled back, and the unit runs as before.
-func TestHealth(t *testing.T) {
-	m := boot(t)
+func testHealth(t *testing.T, m *machine.Machine) {
 	mode := func(text string) map[string]string { return map[string]string{"usr/lib/app/mode.py": text} }
 	tests := []struct {
 		name    string
+		short   bool
 		changed map[string]string
 		before  string // done in the machine first
 		after   string // and at the end
 		kind    string
 		want    string // what the report says; "" where it is well
+		unwell  string // a command of the machine that succeeds in the end where nobody looks
 	}{
-		{"it ends three seconds after its start", mode("crash = 3\nport = 8077\n"), "", "", "restarts", "systemd"},
-		{"nothing listens any more", mode("crash = 0\nport = 0\n"), "", "", "listeners", "tcp 127.0.0.1:8077"},
-		{"it listens elsewhere", mode("crash = 0\nport = 8078\n"), "", "", "listeners", "tcp 127.0.0.1:8077"},
-		{"its own command fails", mode("crash = 0\nport = 8077\n# 2\n"), "rm /run/well", "touch /run/well", "command", "exit status 1"},
-		{"it is well", mode("crash = 0\nport = 8077\n# 3\n"), "", "", "command", ""},
+		{
+			"it ends three seconds after its start", true, mode("crash = 3\nport = 8077\n"), "", "", "restarts", "systemd",
+			`[ "$(systemctl show -P NRestarts app.service)" -gt 0 ]`,
+		},
+		{"nothing listens any more", true, mode("crash = 0\nport = 0\n"), "", "", "listeners", "tcp 127.0.0.1:8077", "! ss -ltn | grep -q :8077"},
+		{"it listens elsewhere", false, mode("crash = 0\nport = 8078\n"), "", "", "listeners", "tcp 127.0.0.1:8077", "! ss -ltn | grep -q :8077"},
+		// Its negative control is the case after it.
+		{"its own command fails", true, mode("crash = 0\nport = 8077\n# 2\n"), "rm /run/well", "touch /run/well", "command", "exit status 1", ""},
+		{"it is well", false, mode("crash = 0\nport = 8077\n# 3\n"), "", "", "command", "", ""},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
+			if !tt.short && !long() {
+				t.Skip("the long form has it: LIVEUPD_LONG=1")
+			}
 			if tt.before != "" {
 				m.Shell(tt.before)
 			}
 			before := treeOf(t, m)
-			out := apply(t, m, update(t, m, tt.changed))
+			dir := update(t, m, tt.changed)
+			out := apply(t, m, dir)
 			for _, c := range out.Report.Health {
 				t.Logf("%+v", c)
 			}
@@ -58,7 +68,7 @@ func TestHealth(t *testing.T) {
 				if got.Result != change.HealthOK {
 					t.Errorf("the report says %+v", got)
 				}
-				fixture.In(t, m, "rollback", "--yes").Want(t, 0)
+				rollback(t, m)
 				sameTree(t, before, treeOf(t, m))
 				return
 			}
@@ -68,6 +78,19 @@ func TestHealth(t *testing.T) {
 			}
 			sameTree(t, before, treeOf(t, m))
 			unharmed(t, m)
+			if tt.unwell == "" {
+				return
+			}
+			configure(t, m, healthOff)
+			if out := apply(t, m, dir).Want(t, 0); check(out, tt.kind, "app.service").Check != "" {
+				t.Errorf("the units are watched although they are not to be: %+v", out.Report.Health)
+			}
+			for deadline := time.Now().Add(30 * time.Second); m.Run("sh", "-c", tt.unwell).Code != 0; time.Sleep(200 * time.Millisecond) {
+				if time.Now().After(deadline) {
+					t.Fatal("the unit is well without the look at its health: the update is no test of it")
+				}
+			}
+			rollback(t, m)
 		})
 	}
 }
@@ -91,4 +114,24 @@ else:
     raise SystemExit(1)`); out.Code != 0 {
 		t.Errorf("app.service does not listen")
 	}
+}
+
+// A restart has no tree to go back to: what is lost is brought back, and told as a failure.
+func testRestart(t *testing.T, m *machine.Machine) {
+	if !long() {
+		t.Skip("the long form has it: LIVEUPD_LONG=1")
+	}
+	const mode = "/usr/lib/app/mode.py"
+	m.Shell(`sleep 1; echo 'import subprocess; subprocess.run(["ip", "link", "set", "uplink0", "down"])' >>` + mode)
+	out := fixture.In(t, m, "restart", "--yes")
+	if out.Code != 1 || !strings.Contains(out.Report.Error, "default route via 10.77.0.1 dev uplink0 was lost after restart of app.service") {
+		t.Errorf("exit code %d: %s", out.Code, out.Stdout)
+	}
+	if f := result(out, "link uplink0"); f.Result != change.NetPutBack && f.Result != change.NetRestored {
+		t.Errorf("the report says %+v", f)
+	}
+	if !reached(m, "10.77.0.2") {
+		t.Errorf("the machine is not reached:\n%s", network(m))
+	}
+	m.Shell("sed -i /subprocess/d " + mode + "; systemctl restart app.service")
 }

@@ -4,7 +4,6 @@ package guard
 
 import (
 	"bytes"
-	"cmp"
 	"context"
 	"fmt"
 	"os"
@@ -132,6 +131,28 @@ func services(root string) error {
 	return os.Symlink("/usr/lib/systemd/system/systemd-networkd.service", filepath.Join(root, "etc/systemd/system/multi-user.target.wants/systemd-networkd.service"))
 }
 
+// long tells whether all cases are tried: the fast form takes one of each kind.
+func long() bool { return os.Getenv("LIVEUPD_LONG") == "1" }
+
+// One machine serves all: what a case changes it takes back.
+func TestGuard(t *testing.T) {
+	m := boot(t)
+	for _, part := range []struct {
+		name string
+		test func(*testing.T, *machine.Machine)
+	}{{"network", testNetwork}, {"containers", testContainers}, {"health", testHealth}, {"restart", testRestart}, {"stopped", testStopped}, {"unwatched", testUnwatched}} {
+		t.Run(part.name, func(t *testing.T) { part.test(t, m) })
+	}
+}
+
+// rollback takes the last update back, without looking for long.
+func rollback(t *testing.T, m *machine.Machine) {
+	t.Helper()
+	configure(t, m, healthOff)
+	fixture.In(t, m, "rollback", "--yes", "--guard", "off").Want(t, 0)
+	configure(t, m, "")
+}
+
 // boot boots a machine with the network and waits until its router answers.
 func boot(t *testing.T) *machine.Machine {
 	t.Helper()
@@ -147,10 +168,10 @@ func boot(t *testing.T) *machine.Machine {
 	return m
 }
 
-// configure says how long is waited: shorter than by default, or what the test says.
-func configure(t *testing.T, m *machine.Machine, text string) {
+// configure says how long is waited: shorter than by default. modes go before that.
+func configure(t *testing.T, m *machine.Machine, health string) {
 	t.Helper()
-	text = cmp.Or(text, "[guard]\nsettle = \"1s\"\nwait = \"4s\"\nstuck = \"3s\"\n[health]\nsettle = \"5s\"\nlisten = \"3s\"\ncommand = \"3s\"\n")
+	text := "[guard]\nsettle = \"1s\"\nwait = \"4s\"\nstuck = \"3s\"\n[health]\nsettle = \"4s\"\nlisten = \"3s\"\ncommand = \"3s\"\n" + health
 	if err := os.MkdirAll(m.Path("/run/liveupd/liveupd.toml.d"), 0o755); err != nil {
 		t.Fatal(err)
 	}
@@ -158,6 +179,8 @@ func configure(t *testing.T, m *machine.Machine, text string) {
 		t.Fatal(err)
 	}
 }
+
+const healthOff = "mode = \"off\"\n"
 
 // reached tells whether the router gets an answer from an address of the machine.
 func reached(m *machine.Machine, address string) bool {

@@ -1,22 +1,17 @@
 package guard
 
 import (
-	"os"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/liveupd/liveupd/change"
-	"github.com/liveupd/liveupd/tests/fixture"
+	"github.com/liveupd/liveupd/tests/machine"
 )
-
-// long tells whether all cases are tried: the fast form takes one of each kind.
-func long() bool { return os.Getenv("LIVEUPD_LONG") == "1" }
 
 // An update that cuts the machine off is rolled back, and the machine is reached again.
 // Where nobody watches the loss stays: that is the negative control of each.
-func TestNetwork(t *testing.T) {
-	m := boot(t)
+func testNetwork(t *testing.T, m *machine.Machine) {
 	bridge := func(lines string) map[string]string { return map[string]string{bridgeConf: files[bridgeConf] + lines} }
 	tests := []struct {
 		name    string
@@ -67,7 +62,7 @@ func TestNetwork(t *testing.T) {
 				if f := result(out, "lan0 as a port"); f.Result != change.NetBack {
 					t.Errorf("the report says %+v of what was away for two seconds", f)
 				}
-				fixture.In(t, m, "rollback", "--yes").Want(t, 0)
+				rollback(t, m)
 				return
 			}
 			out.Want(t, 3)
@@ -82,13 +77,14 @@ func TestNetwork(t *testing.T) {
 			if !reached(m, "10.77.0.2") || !reached(m, "10.78.0.2") {
 				t.Fatalf("the machine is not reached:\n%s", network(m))
 			}
+			configure(t, m, healthOff)
 			if out := apply(t, m, dir, "--guard", "off").Want(t, 0); len(out.Report.Network) > 0 {
 				t.Errorf("the network is watched although it is not to be: %+v", out.Report.Network)
 			}
 			if m.Run("sh", "-c", tt.gone).Code != 0 {
 				t.Errorf("without the guard nothing is lost: the update is no test of it\n%s", network(m))
 			}
-			fixture.In(t, m, "rollback", "--yes", "--guard", "off").Want(t, 0)
+			rollback(t, m)
 			for deadline := time.Now().Add(30 * time.Second); !reached(m, "10.77.0.2") || !reached(m, "10.78.0.2"); time.Sleep(100 * time.Millisecond) {
 				if time.Now().After(deadline) {
 					m.Shell("ip link set uplink0 up; networkctl reconfigure uplink0; systemctl restart lan.service")
@@ -99,8 +95,7 @@ func TestNetwork(t *testing.T) {
 }
 
 // Containers that come and go meanwhile are no loss.
-func TestContainers(t *testing.T) {
-	m := boot(t)
+func testContainers(t *testing.T, m *machine.Machine) {
 	m.Shell(`cat >/run/churn <<'END'
 #!/bin/sh
 # A container on its way up and down, on a bridge of its own and on the machine's.
@@ -123,7 +118,7 @@ while [ ! -e /run/enough ]; do
 	sleep 0.2
 done
 END
-chmod +x /run/churn; systemd-run --unit=churn /run/churn; sleep 1`)
+chmod +x /run/churn; systemd-run --unit=churn /run/churn; while ! ip link show docker0; do sleep 0.1; done`)
 	out := apply(t, m, update(t, m, map[string]string{"usr/lib/app/mode.py": "crash = 0\nport = 8077\n# churn\n"})).Want(t, 0)
 	m.Shell("touch /run/enough")
 	for _, f := range out.Report.Network {
@@ -134,6 +129,8 @@ chmod +x /run/churn; systemd-run --unit=churn /run/churn; sleep 1`)
 			t.Logf("was there when the picture was taken: %+v", f)
 		}
 	}
+	m.Shell("ip link del docker0")
+	rollback(t, m)
 	if n := len(out.Report.Network); n == 0 {
 		t.Error("nothing was watched")
 	}

@@ -1,9 +1,11 @@
 package guard
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -13,12 +15,17 @@ import (
 
 // Stopped in any phase, a run is killed and settled: the old tree or the new one, the
 // services running, the machine reached.
-func TestStopped(t *testing.T) {
-	m := boot(t)
+func testStopped(t *testing.T, m *machine.Machine) {
 	slow := map[string]string{
 		"usr/lib/app/mode.py": "crash = 0\nport = 8077\n# new\n",
 		"usr/lib/systemd/system/envapp.service": strings.Replace(string(must(os.ReadFile(m.Path("/usr/lib/systemd/system/envapp.service")))),
 			"[Service]\n", "[Service]\nEnvironment=NEW=1\nExecStartPre=/usr/bin/sleep 2\nX-Liveupd-Check=/usr/bin/sleep 2\n", 1),
+	}
+	many := map[string]string{"usr/lib/app/mode.py": "crash = 0\nport = 8077\n# many\n"}
+	if long() {
+		for i := range 4000 {
+			many[fmt.Sprintf("usr/share/many/%d", i)] = "new\n"
+		}
 	}
 	cut := map[string]string{bridgeConf: files[bridgeConf] + "UPLINK=no\n"}
 	exists := func(r *running, name string) bool {
@@ -28,21 +35,26 @@ func TestStopped(t *testing.T) {
 	sleeps := func(m *machine.Machine) bool { return len(m.Find("sleep")) > 1 } // bystander is one
 	tests := []struct {
 		name    string
+		short   bool
 		changed map[string]string
 		when    func(r *running) bool
 		tree    string
 	}{
-		{"staging", slow, func(r *running) bool { return exists(r, "up/usr/lib") }, "old"},
-		{"checking", slow, func(*running) bool { return sleeps(m) }, "old"},
-		{"committing", slow, func(r *running) bool { return exists(r, "journal") }, ""},
-		{"restarting", slow, func(r *running) bool { return r.state() == "restarting" && sleeps(m) }, "new"},
-		{"verifying", slow, func(r *running) bool {
+		{"staging", false, slow, func(r *running) bool { return exists(r, "up/usr/lib") }, "old"},
+		{"checking", false, slow, func(*running) bool { return sleeps(m) }, "old"},
+		{"before the commit", false, slow, func(r *running) bool { return exists(r, "journal") }, ""},
+		{"committing", false, many, func(r *running) bool { return r.state() == "committing" }, ""},
+		{"restarting", true, slow, func(r *running) bool { return r.state() == "restarting" && sleeps(m) }, "new"},
+		{"verifying", false, slow, func(r *running) bool {
 			return r.state() == "restarting" && strings.Contains(r.stdout.String(), `"phase":"verifying"`)
 		}, "new"},
-		{"cut off", cut, func(r *running) bool { return r.state() == "restarting" && !reached(m, "10.77.0.2") }, "old"},
+		{"cut off", true, cut, func(r *running) bool { return r.state() == "restarting" && !reached(m, "10.77.0.2") }, "old"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
+			if !tt.short && !long() {
+				t.Skip("the long form has it: LIVEUPD_LONG=1")
+			}
 			before := treeOf(t, m)
 			dir := update(t, m, tt.changed)
 			r := start(t, m, "apply", "--yes", "--json", "--source", "tree:"+dir, "--allow-unsigned")
@@ -75,11 +87,45 @@ func TestStopped(t *testing.T) {
 				t.Errorf("recover once more: %+v", out.Report)
 			}
 			if isNew {
-				fixture.In(t, m, "rollback", "--yes").Want(t, 0)
+				rollback(t, m)
 			}
 			sameTree(t, before, treeOf(t, m))
 		})
 	}
+}
+
+// A run that nothing watches stays stopped: the negative control.
+func testUnwatched(t *testing.T, m *machine.Machine) {
+	if !long() {
+		t.Skip("the long form has it: LIVEUPD_LONG=1")
+	}
+	dir := update(t, m, map[string]string{bridgeConf: files[bridgeConf] + "PAUSE=2\n"})
+	configure(t, m, healthOff)
+	if err := os.WriteFile(m.Path("/run/liveupd/liveupd.toml.d/20-stuck.toml"), []byte("[guard]\nstuck = \"1h\"\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	r := start(t, m, "apply", "--yes", "--json", "--source", "tree:"+dir, "--allow-unsigned")
+	workers := r.workers()
+	r.await("restarting", func() bool { return r.state() == "restarting" })
+	stop(t, workers)
+	select {
+	case <-r.ended:
+		t.Errorf("a stopped run ended by itself: %+v", r.wait())
+	case <-time.After(12 * time.Second):
+	}
+	if state := r.state(); state != "restarting" {
+		t.Errorf("a stopped run is %q", state)
+	}
+	for _, pid := range workers {
+		if err := syscall.Kill(pid, syscall.SIGCONT); err != nil {
+			t.Error(err)
+		}
+	}
+	if got := r.wait(); got.Code != 0 {
+		t.Errorf("it went on, and ended with %d: %s", got.Code, got.Stderr)
+	}
+	m.Shell("rm /run/liveupd/liveupd.toml.d/20-stuck.toml")
+	rollback(t, m)
 }
 
 func must[T any](v T, err error) T {
