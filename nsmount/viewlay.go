@@ -138,8 +138,9 @@ func (b *builder) layOne(h *layHead, content io.Reader) error {
 			return drop()
 		}
 	}
-	dir, err := sys.OpenAt(b.view, strings.TrimPrefix(path.Dir(name), "/")+"/.", sys.OpenRead|sys.OpenDir, sys.ResolveInRoot|sys.ResolveNoMagic)
-	if h.Gone && (errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR)) {
+	// A folder that a link came in place of leads elsewhere: nothing goes there.
+	dir, err := sys.OpenAt(b.view, strings.TrimPrefix(path.Dir(name)+"/.", "/"), sys.OpenRead|sys.OpenDir, sys.ResolveInRoot|sys.ResolveNoSymlinks)
+	if h.Gone && (errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) || errors.Is(err, syscall.ELOOP)) {
 		return drop()
 	}
 	if err != nil {

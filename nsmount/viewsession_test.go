@@ -52,6 +52,10 @@ func TestSession(t *testing.T) {
 		file("/run/app/mine", "a path of the view's own"),
 		file("/var/lib/state", "newer"),
 		ViewChange{Path: "/nowhere/at/all"},
+		// A link in place of a folder: what was in that is not looked for behind the link.
+		ViewChange{Path: "/var/lib/deep", Node: &change.Node{Type: change.Symlink, Target: "/etc/app"}},
+		ViewChange{Path: "/var/lib/deep/conf"},
+		ViewChange{Path: "/z", Node: &change.Node{Type: change.Symlink, Target: "bin"}},
 	)
 	res, err := v.Do(t.Context(), ViewSession{
 		Programs: []ViewProgram{

@@ -231,7 +231,7 @@ func (p *planning) moved(u *unit) {
 				continue
 			}
 			p.raise(u, change.ActionRestart, change.Reason{
-				Kind: kind, Path: p.linkTo(now), Detail: fmt.Sprintf("%s in place of %s", now, was[i]),
+				Kind: kind, Path: p.leadsTo(kind, now), Detail: fmt.Sprintf("%s in place of %s", now, was[i]),
 			})
 		}
 	}
@@ -271,6 +271,21 @@ func soname(lib string) string {
 		return base[:i+3]
 	}
 	return base
+}
+
+// leadsTo is the changed path for which another file is found now: a link, the
+// file itself, or, of a library, what the loader finds its folders by.
+func (p *planning) leadsTo(kind, now string) string {
+	at := p.linkTo(now)
+	if kind != "soname" || p.changed.at(at) {
+		return at
+	}
+	for _, pattern := range []string{"/etc/ld.so.conf", "/etc/ld.so.conf.d/*", "/etc/ld.so.cache"} {
+		if found := p.changed.matching(pattern); len(found) > 0 {
+			return found[0].Path
+		}
+	}
+	return at
 }
 
 // linkTo is the changed link that leads to a path, or the path itself.

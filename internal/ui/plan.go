@@ -337,6 +337,9 @@ func (t *text) planPaths(p *change.Plan) {
 		if len(c.Aspects) > 0 && (c.Op == change.Metadata || t.o.Verbose) {
 			line += t.paint(dim, " ("+strings.Join(c.Aspects, ", ")+")")
 		}
+		if c.By != "" {
+			line += t.paint(dim, ", made by "+c.By)
+		}
 		t.printf("%s\n", line)
 	}
 	all := p.Changes.Added + p.Changes.Replaced + p.Changes.Removed + p.Changes.Metadata
