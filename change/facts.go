@@ -46,6 +46,8 @@ type Tree struct {
 	Presets []Preset
 	// Warnings tell what could not be read or understood.
 	Warnings []string
+	// Denied are the files and folders that we were not permitted to read.
+	Denied []string
 	// Path are the folders that units are read from, highest first; DropInDirs are
 	// those of drop-ins in them.
 	Path       []string

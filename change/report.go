@@ -108,6 +108,11 @@ type CheckReport struct {
 	Sessions []Hit    `json:"sessions"` // processes of logged-in users, which no restart of a unit reaches
 	Examined int      `json:"examined"` // processes that were looked at
 	Warnings []string `json:"warnings"`
+	// Incomplete: not all could be looked at, so that nothing found is not all
+	// well. Unread counts the processes, Gaps tell in words what was left out.
+	Incomplete bool     `json:"incomplete"`
+	Unread     int      `json:"unread"`
+	Gaps       []string `json:"gaps,omitempty"`
 	// Spared were met and ask for nothing; Detail says why.
 	Spared []Hit             `json:"spared,omitempty"`
 	Looked map[string]Looked `json:"-"` // by unit, where it was asked for
@@ -121,6 +126,7 @@ type CheckReport struct {
 // Looked is how much of a unit was looked at.
 type Looked struct {
 	Processes int
+	Unread    int
 	Files     int // that they map executable, counted for each process
 }
 
@@ -143,6 +149,7 @@ type Explanation struct {
 	Reasons   []Reason `json:"reasons"`
 	Spared    []Reason `json:"spared"`    // what was met and asks for nothing, each with why
 	Processes int      `json:"processes"` // that were looked at
+	Unread    int      `json:"unread"`    // that could not be
 	Files     int      `json:"files"`     // that these run or map, and that were compared
 }
 

@@ -20,7 +20,7 @@ func (e *Engine) check(ctx context.Context, req Request, ev Events) (any, error)
 	}
 	b := openBus(ctx, askedOfAll, true)
 	defer b.close()
-	s, err := openSession(e, req, readOnly)
+	s, gaps, err := openLook(e, req)
 	if err != nil {
 		return nil, err
 	}
@@ -30,16 +30,20 @@ func (e *Engine) check(ctx context.Context, req Request, ev Events) (any, error)
 	if err != nil {
 		return nil, err
 	}
-	generations, err := s.store.List()
-	if err != nil {
-		return nil, err
+	r.Gaps = append(r.Gaps, gaps...)
+	r.Incomplete = len(r.Gaps) > 0
+	if s.store != nil {
+		generations, err := s.store.List()
+		if err != nil {
+			return nil, err
+		}
+		s.forgetDone(generations)
+		for _, g := range generations {
+			r.Waiting = append(r.Waiting, g.Deferred...)
+		}
+		slices.Sort(r.Waiting)
+		r.Waiting = slices.Compact(r.Waiting)
 	}
-	s.forgetDone(generations)
-	for _, g := range generations {
-		r.Waiting = append(r.Waiting, g.Deferred...)
-	}
-	slices.Sort(r.Waiting)
-	r.Waiting = slices.Compact(r.Waiting)
 	r.Kernel, r.Microcode = inspect.Kernel("/"), inspect.Microcode("/")
 	if len(req.Units) > 0 {
 		if err := b.all(ctx, change.FieldNames); err != nil {
@@ -72,6 +76,7 @@ func (e *Engine) checkReport(ctx context.Context, s *session, b *bus, waiting []
 	}
 	found.Hits, found.Units, found.Examined, found.Warnings = res.Hits, b.units, res.Examined, res.Warnings
 	found.Users = b.users
+	gaps := append(res.Gaps, unreadable(found.Newer)...)
 	r, lacks := planner.Find(found)
 	for len(lacks) > 0 {
 		if err := b.learn(ctx, lacks); err != nil {
@@ -80,6 +85,7 @@ func (e *Engine) checkReport(ctx context.Context, s *session, b *bus, waiting []
 		r, lacks = planner.Find(found)
 	}
 	r.Effects = staleManagers(b.users)
+	r.Gaps, r.Incomplete, r.Unread = gaps, len(gaps) > 0, res.Unread
 	r.Looked = res.Looked
 	for name, u := range b.units {
 		if u.NeedDaemonReload && name == u.Name {
@@ -116,6 +122,7 @@ func (e *Engine) restart(ctx context.Context, req Request, ev Events) (any, erro
 	}
 	report := newReport("restart")
 	report.HostAction = change.ActionNone
+	found.Warnings = append(found.Warnings, found.Gaps...)
 	if len(req.Units) > 0 {
 		found.Units = slices.DeleteFunc(found.Units, func(u change.Stale) bool { return !slices.Contains(req.Units, change.UnitKey(u.Manager, u.Unit)) })
 	}

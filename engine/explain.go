@@ -92,7 +92,7 @@ func explained(r *change.CheckReport, facts *change.Facts, x change.Explanation)
 		}
 	}
 	c := r.Looked[key]
-	x.Processes, x.Files = c.Processes, c.Files
+	x.Processes, x.Unread, x.Files = c.Processes, c.Unread, c.Files
 	if u != nil && u.NeedDaemonReload {
 		whose := "the host"
 		if x.Manager != "" {

@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io/fs"
 	"maps"
@@ -50,6 +51,7 @@ func (s *session) newer(ctx context.Context, b *bus) (*planner.Newer, error) {
 	}
 	// Which services read a file of /etc is known of those that changed.
 	look.below("/etc")
+	n.Denied = append(look.denied, tree.Denied...)
 	etc := slices.DeleteFunc(slices.Sorted(maps.Keys(n.Changed)), func(name string) bool { return !strings.HasPrefix(name, "/etc/") })
 	if len(etc) > 0 {
 		err = rootfs.ConfigReaders(view, tree, etc)
@@ -71,9 +73,10 @@ func firstStart(units map[string]*change.UnitState, epoch int64) int64 {
 
 // recently collects the files that changed since a moment.
 type recently struct {
-	since int64
-	found map[string]int64
-	dirs  map[string]int64 // when a folder's list of names last changed
+	since  int64
+	denied []string
+	found  map[string]int64
+	dirs   map[string]int64 // when a folder's list of names last changed
 }
 
 // pattern looks at a path, a glob, or all that is below a folder.
@@ -97,10 +100,13 @@ func (r *recently) pattern(name string) {
 
 func (r *recently) below(dir string) {
 	_ = filepath.WalkDir(dir, func(name string, e fs.DirEntry, err error) error {
+		if errors.Is(err, fs.ErrPermission) {
+			r.denied = append(r.denied, name)
+		}
 		if err == nil && !e.IsDir() {
 			r.file(name)
 		}
-		return nil // what cannot be read, or has just gone, says nothing
+		return nil // what has just gone says nothing
 	})
 }
 
@@ -110,6 +116,9 @@ func (r *recently) below(dir string) {
 // its folder's names changed then or later, as by a rename.
 func (r *recently) file(name string) {
 	t, err := sys.TimesOf(name)
+	if errors.Is(err, fs.ErrPermission) {
+		r.denied = append(r.denied, name)
+	}
 	if err != nil || t.Changed <= r.since {
 		return
 	}

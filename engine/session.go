@@ -40,14 +40,16 @@ const (
 
 // session is one verb's hold on a root.
 type session struct {
-	e     *Engine
-	k     *sys.Kernel
-	req   Request
-	mode  mode
-	lock  *os.File
-	root  *nsmount.Root
-	vols  []transact.Volume
-	store *transact.Store
+	e    *Engine
+	k    *sys.Kernel
+	req  Request
+	mode mode
+	lock *os.File
+	root *nsmount.Root
+	vols []transact.Volume
+	// opened is the root where root is nil: it may only be looked at.
+	opened *sys.FD
+	store  *transact.Store
 	// cache is where the indexes lie; nil where they can be kept nowhere.
 	cache     *sys.FD
 	liveIndex *catalog.Index
@@ -275,6 +277,9 @@ func (s *session) close() {
 	}
 	if s.root != nil {
 		s.root.Close()
+	}
+	if s.opened != nil {
+		s.opened.Close()
 	}
 	if s.lock != nil {
 		s.lock.Close()

@@ -268,6 +268,9 @@ func (r *run) failedRevert(cause, err error) error {
 // oldInodes maps the objects of kept generations to the paths that they had,
 // for processes that still use them.
 func (s *session) oldInodes() (map[change.InodeKey]string, error) {
+	if s.store == nil {
+		return nil, nil
+	}
 	list, err := s.store.List()
 	if err != nil {
 		return nil, err

@@ -3,6 +3,8 @@ package inspect
 import (
 	"bytes"
 	"strings"
+
+	"github.com/liveupd/liveupd/internal/sys"
 )
 
 // hierarchy says where the units' cgroups are found in /proc/PID/cgroup.
@@ -28,6 +30,21 @@ func findHierarchy(pid1 []byte) (h hierarchy, ok bool) {
 		}
 	}
 	return hierarchy{}, false
+}
+
+// mountedHierarchy does so by what is mounted, where hidepid= keeps PID 1's file
+// from us: its places are systemd's, and what of it is mounted tells the prefix.
+func mountedHierarchy(mounts []sys.Mount) hierarchy {
+	for _, at := range []struct{ point, kind, controller string }{
+		{"/sys/fs/cgroup", "cgroup2", ""}, {"/sys/fs/cgroup/unified", "cgroup2", ""}, {"/sys/fs/cgroup/systemd", "cgroup", "name=systemd"},
+	} {
+		for i := range mounts {
+			if m := &mounts[i]; m.Point == at.point && m.FSType == at.kind {
+				return hierarchy{controller: at.controller, prefix: strings.TrimSuffix(m.Root, "/")}
+			}
+		}
+	}
+	return hierarchy{}
 }
 
 // cgroupPath finds a hierarchy's line in a file of the form cgroups(7):

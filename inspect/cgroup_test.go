@@ -3,6 +3,8 @@ package inspect
 import (
 	"strings"
 	"testing"
+
+	"github.com/liveupd/liveupd/internal/sys"
 )
 
 func TestUnitOfCgroup(t *testing.T) {
@@ -73,4 +75,24 @@ func FuzzUnitOfCgroup(f *testing.F) {
 			t.Errorf("unit(%q) = %q, %q", file, system, user)
 		}
 	})
+}
+
+func TestMountedHierarchy(t *testing.T) {
+	mount := func(point, kind, root string) sys.Mount { return sys.Mount{Point: point, FSType: kind, Root: root} }
+	top := mount("/sys/fs/cgroup", "tmpfs", "/")
+	for _, c := range []struct {
+		name   string
+		mounts []sys.Mount
+		want   hierarchy
+	}{
+		{"unified", []sys.Mount{mount("/sys/fs/cgroup", "cgroup2", "/")}, hierarchy{}},
+		{"unified, in a container", []sys.Mount{mount("/sys/fs/cgroup", "cgroup2", "/machine/x")}, hierarchy{prefix: "/machine/x"}},
+		{"hybrid", []sys.Mount{top, mount("/sys/fs/cgroup/systemd", "cgroup", "/"), mount("/sys/fs/cgroup/unified", "cgroup2", "/")}, hierarchy{}},
+		{"legacy", []sys.Mount{top, mount("/sys/fs/cgroup/systemd", "cgroup", "/")}, hierarchy{controller: "name=systemd"}},
+		{"none", nil, hierarchy{}},
+	} {
+		if got := mountedHierarchy(c.mounts); got != c.want {
+			t.Errorf("%s: mountedHierarchy() = %+v; want %+v", c.name, got, c.want)
+		}
+	}
 }

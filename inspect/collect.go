@@ -49,6 +49,8 @@ type Request struct {
 	// Own are units that are known to belong to the caller.
 	Own            []string
 	SystemdVersion int
+	// Text reads mappings as the text that kernels before 6.11 have alone.
+	Text bool
 }
 
 // Collect makes the facts that a plan needs. A process that may not be looked
@@ -70,7 +72,7 @@ func Collect(ctx context.Context, r Request) (*change.Facts, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot find out what mappings call the changed files: %w", err)
 	}
-	c := &collector{host: h, wanted: w, spaces: map[uint64]*space{}, older: newOlder(h, r.Delta)}
+	c := &collector{host: h, wanted: w, text: r.Text, spaces: map[uint64]*space{}, older: newOlder(h, r.Delta)}
 	s, err := h.scan(ctx, func() visitor { return (&collectVisitor{collector: c}).visit })
 	if err != nil {
 		return nil, err
@@ -95,6 +97,7 @@ type collector struct {
 	*host
 	wanted *wanted
 	older  *older
+	text   bool
 
 	mu     sync.Mutex
 	seen   []sighting
@@ -135,7 +138,7 @@ func (c *collectVisitor) visit(p *sys.Proc, exe *change.Node) error {
 	}
 	if len(c.wanted.byMaps) > 0 {
 		seen := map[*goneFile]bool{c.wanted.byStat[exeKey]: true}
-		err := p.Maps(sys.MapsOptions{Exec: !c.wanted.data}, func(m *sys.Mapping) bool {
+		err := p.Maps(sys.MapsOptions{Exec: !c.wanted.data, Text: c.text}, func(m *sys.Mapping) bool {
 			key := change.InodeKey{Dev: m.Dev, Ino: m.Ino}
 			cand, ok := c.wanted.byMaps[key]
 			if !ok && m.Exec {

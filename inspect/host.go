@@ -63,15 +63,21 @@ func openHost(units map[string]*change.UnitState) (*host, error) {
 		proc.Close()
 		return nil, err
 	}
+	hidden := true
 	if pid1, err := sys.OpenProc(proc, 1); err == nil {
 		defer pid1.Close()
 		if file, err := pid1.ReadFile("cgroup", nil); err == nil {
 			h.hier, h.systemd = findHierarchy(file)
+			hidden = false
 		}
 		h.mntNS, h.pidNS = nsOf(pid1, "ns/mnt"), nsOf(pid1, "ns/pid")
 	}
 	if self, err := sys.OpenProc(proc, os.Getpid()); err == nil {
 		defer self.Close()
+		if mounts, err := sys.ReadMountinfo("/proc/self/mountinfo"); err == nil && hidden {
+			_, err := os.Lstat("/run/systemd/system") // sd_booted(3)
+			h.hier, h.systemd = mountedHierarchy(mounts), err == nil
+		}
 		h.ownNS = nsOf(self, "ns/mnt")
 		// Where PID 1 may not be looked at, we are taken to be where it is.
 		h.mntNS = cmp.Or(h.mntNS, h.ownNS)

@@ -31,6 +31,8 @@ type StaleRequest struct {
 	// Count asks for StaleResult.Looked, at the price of a look at each
 	// process's control group.
 	Count bool
+	// Text reads mappings as the text that kernels before 6.11 have alone.
+	Text bool
 }
 
 // StaleResult is what runs code that its path no longer holds.
@@ -40,9 +42,8 @@ type StaleResult struct {
 	Own      []string                 // the caller's units
 	Looked   map[string]change.Looked // by unit
 	Warnings []string
-	Gaps     []string       // what could not be looked at, in words
-	Unread   int            // processes that could not be looked at
-	ByUnit   map[string]int // those of them whose unit is known ("" is no unit)
+	Gaps     []string // what could not be looked at, in words
+	Unread   int      // processes that could not be looked at
 }
 
 // Stale compares each process's executable, and the executable mappings of
@@ -68,7 +69,7 @@ func Stale(ctx context.Context, r StaleRequest) (*StaleResult, error) {
 	}
 	defer h.close()
 	h.users = userUnits(r.Users)
-	s := &staleScan{host: h, roots: h.roots(), retained: r.Retained, count: r.Count, verdicts: map[staleKey]*staleVerdict{}}
+	s := &staleScan{host: h, roots: h.roots(), retained: r.Retained, count: r.Count, text: r.Text, verdicts: map[staleKey]*staleVerdict{}}
 	met, err := h.scan(ctx, func() visitor {
 		return (&staleVisitor{staleScan: s, spaces: map[staleSpace]map[change.InodeKey]*staleVerdict{}}).visit
 	})
@@ -79,11 +80,10 @@ func Stale(ctx context.Context, r StaleRequest) (*StaleResult, error) {
 		return nil, err
 	}
 	out := &StaleResult{
-		Hits: tidy(s.hits()), Examined: met.examined, Own: h.own(r.Own), Gaps: met.gaps(),
-		Unread: met.denied + met.hidden, ByUnit: met.units,
+		Hits: tidy(s.hits()), Examined: met.examined, Own: h.own(r.Own), Gaps: met.gaps(), Unread: met.denied + met.hidden,
 	}
 	if r.Count {
-		out.Looked = s.looked()
+		out.Looked = s.looked(met.units)
 	}
 	slices.Sort(s.warnings)
 	out.Warnings = s.warnings
@@ -95,6 +95,7 @@ type staleScan struct {
 	retained map[change.InodeKey]string
 	roots    map[change.InodeKey]bool // the host's
 	count    bool
+	text     bool
 
 	mu       sync.Mutex
 	verdicts map[staleKey]*staleVerdict
@@ -122,8 +123,11 @@ func (s *staleScan) hits() []change.Hit {
 	return out
 }
 
-func (s *staleScan) looked() map[string]change.Looked {
+func (s *staleScan) looked(unread map[string]int) map[string]change.Looked {
 	out := map[string]change.Looked{}
+	for unit, n := range unread {
+		out[unit] = change.Looked{Unread: n}
+	}
 	for i := range s.seen {
 		x := &s.seen[i]
 		if !s.its(x) {
@@ -131,7 +135,8 @@ func (s *staleScan) looked() map[string]change.Looked {
 		}
 		for _, unit := range slices.Compact([]string{x.who.Unit, change.UnitKey(x.who.Unit, x.who.UserUnit)}) {
 			c := out[unit]
-			out[unit] = change.Looked{Processes: c.Processes + 1, Files: c.Files + x.files}
+			c.Processes, c.Files = c.Processes+1, c.Files+x.files
+			out[unit] = c
 		}
 	}
 	return out
@@ -231,7 +236,7 @@ func (s *staleVisitor) visit(p *sys.Proc, exe *change.Node) error {
 	if s.count {
 		files = map[change.InodeKey]bool{}
 	}
-	err := p.Maps(sys.MapsOptions{Exec: true}, func(m *sys.Mapping) bool {
+	err := p.Maps(sys.MapsOptions{Exec: true, Text: s.text}, func(m *sys.Mapping) bool {
 		key := change.InodeKey{Dev: m.Dev, Ino: m.Ino}
 		v := known[key]
 		if v == nil {

@@ -19,6 +19,7 @@ type scanned struct {
 	denied   int
 	hidden   int            // that /proc does not even list
 	masked   bool           // /proc is mounted so that it lists one's own alone
+	opaque   int            // of which there is but the number: they may be the kernel's own
 	units    map[string]int // of the denied and the hidden ones, where they are known
 }
 
@@ -46,6 +47,9 @@ func (s *scanned) gaps() []string {
 			how = processes(s.hidden) + " of others are"
 		}
 		out = append(out, "/proc lists one's own processes alone (hidepid=): "+how+" hidden, and whether they run old code is not known")
+	}
+	if s.opaque > 0 {
+		out = append(out, fmt.Sprintf("/proc tells nothing of %s (hidepid=), among which the kernel's own are: whether the others run old code is not known", processes(s.opaque)))
 	}
 	return out
 }
@@ -89,8 +93,10 @@ func (h *host) hidden(pids, opaque []int, s *scanned) {
 	}
 	members := members("/sys/fs/cgroup")
 	for _, pid := range opaque {
-		if unit, ok := members[pid]; ok || len(members) == 0 {
+		if unit, ok := members[pid]; ok {
 			s.deny(unit)
+		} else {
+			s.opaque++
 		}
 	}
 	if !s.masked {
@@ -129,6 +135,9 @@ func masked() bool {
 func members(top string) map[int]string {
 	out := map[int]string{}
 	for _, top := range []string{top, filepath.Join(top, "unified"), filepath.Join(top, "systemd")} {
+		if _, err := os.Lstat(filepath.Join(top, "cgroup.procs")); err != nil {
+			continue // no hierarchy begins here
+		}
 		_ = filepath.WalkDir(top, func(name string, e fs.DirEntry, err error) error {
 			if err != nil {
 				return fs.SkipDir
@@ -149,9 +158,7 @@ func members(top string) map[int]string {
 			}
 			return nil
 		})
-		if len(out) > 0 {
-			break
-		}
+		break
 	}
 	return out
 }

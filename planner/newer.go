@@ -15,6 +15,9 @@ type Newer struct {
 	// Changed are the files that Reads names and that changed since the first of
 	// the services began, with when, in nanoseconds since the epoch.
 	Changed map[string]int64
+	// Denied are the files and folders of which we were not permitted to see when
+	// they changed.
+	Denied []string
 	// Epoch is when the monotonic clock stood at zero, in nanoseconds since the epoch.
 	Epoch int64
 }

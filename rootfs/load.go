@@ -97,7 +97,7 @@ func Load(ctx context.Context, v View, o LoadOptions) (*change.Tree, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot read what services use: %w", err)
 	}
-	out.Warnings = slices.Sorted(maps.Keys(warn.seen))
+	out.Warnings, out.Denied = slices.Sorted(maps.Keys(warn.seen)), slices.Sorted(maps.Keys(warn.denied))
 	return out, nil
 }
 

@@ -33,8 +33,22 @@ var loadPath = []string{
 
 // warnings collects what could not be read, from any goroutine, each once.
 type warnings struct {
-	mu   sync.Mutex
-	seen map[string]bool
+	mu     sync.Mutex
+	seen   map[string]bool
+	denied map[string]bool
+}
+
+// deny notes what an error says that we were not permitted to read.
+func (w *warnings) deny(err error, what string) {
+	if !errors.Is(err, fs.ErrPermission) {
+		return
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.denied == nil {
+		w.denied = map[string]bool{}
+	}
+	w.denied[what] = true
 }
 
 func (w *warnings) add(format string, args ...any) {
@@ -52,6 +66,7 @@ func (w *warnings) absent(err error, verb, what string) bool {
 		return true
 	}
 	if err != nil {
+		w.deny(err, what)
 		w.add("cannot %s %s: %v", verb, what, err)
 	}
 	return false
@@ -311,6 +326,7 @@ func (s *unitSet) parse(p string) []change.Setting {
 	return s.files.get(p, func() parsed {
 		b, err := s.t.ReadFile(p)
 		if err != nil {
+			s.warn.deny(err, p)
 			s.warn.add("cannot read unit file %s: %v", p, err)
 			return parsed{}
 		}

@@ -72,7 +72,8 @@ func isContainer(unit string) bool {
 
 // Nagios renders a check as a monitoring plugin's one line with performance
 // data, and the exit status to it: a warning where units or sessions run what
-// is gone, critical where the host as a whole must start anew. The fields of
+// is gone, critical where the host as a whole must start anew, unknown where
+// nothing was found and not all could be looked at. The fields of
 // the performance data are those of needrestart -p.
 func Nagios(r *change.CheckReport) (line string, status int) {
 	t := tallyOf(r)
@@ -93,6 +94,9 @@ func Nagios(r *change.CheckReport) (line string, status int) {
 	if r.HostAction >= change.ActionSoftReboot || kernel[t.kernel] > 0 || kernel[t.microcode] > 0 {
 		status = NagiosCritical
 	}
+	if status == NagiosOK && r.Incomplete {
+		status = NagiosUnknown
+	}
 	release := func(r *change.Release) string {
 		if r == nil {
 			return "unknown"
@@ -108,7 +112,11 @@ func Nagios(r *change.CheckReport) (line string, status int) {
 		sessions = fmt.Sprint(len(t.sessions))
 	}
 	var b strings.Builder
-	fmt.Fprintf(&b, "%s - Kernel: %s, ", []string{"OK", "WARNING", "CRITICAL"}[status], release(r.Kernel))
+	fmt.Fprintf(&b, "%s - ", []string{"OK", "WARNING", "CRITICAL", "UNKNOWN"}[status])
+	if r.Incomplete {
+		fmt.Fprintf(&b, "incomplete, %s not looked at, ", plural(r.Unread, "process"))
+	}
+	fmt.Fprintf(&b, "Kernel: %s, ", release(r.Kernel))
 	if r.Microcode != nil {
 		fmt.Fprintf(&b, "Microcode: %s, ", release(r.Microcode))
 	}
@@ -189,6 +197,14 @@ func OpenMetrics(r *change.CheckReport, now time.Time) []byte {
 	sample("liveupd_check_timestamp_seconds", now.Unix())
 	family("liveupd_processes_examined", "gauge", "Processes that were looked at.")
 	sample("liveupd_processes_examined", r.Examined)
+	family("liveupd_processes_unread", "gauge", "Processes that could not be looked at.")
+	sample("liveupd_processes_unread", r.Unread)
+	family("liveupd_check_incomplete", "gauge", "1 where not all could be looked at: nothing stale does not mean that all is well then.")
+	incomplete := 0
+	if r.Incomplete {
+		incomplete = 1
+	}
+	sample("liveupd_check_incomplete", incomplete)
 	family("liveupd_stale_units", "gauge", "Units that run what is no longer on disk, by what would bring them up to date.")
 	by := map[change.Action]int{}
 	for _, u := range r.Units {

@@ -23,9 +23,14 @@ func fullCheck() *change.CheckReport {
 	return r
 }
 
+// incompleteCheck is what an ordinary user gets.
+func incompleteCheck() *change.CheckReport {
+	return &change.CheckReport{Examined: 3, Incomplete: true, Unread: 97, Gaps: []string{"97 processes could not be looked at (not permitted): whether they run old code is not known"}}
+}
+
 func TestFormats(t *testing.T) {
 	now := time.Unix(1800000000, 0)
-	for name, r := range map[string]*change.CheckReport{"full": fullCheck(), "clean": {Examined: 9}} {
+	for name, r := range map[string]*change.CheckReport{"full": fullCheck(), "clean": {Examined: 9}, "incomplete": incompleteCheck()} {
 		line, status := Nagios(r)
 		got := "exit " + string(rune('0'+status)) + "\n" + line + "\n-- batch\n" + string(Batch(r)) + "-- openmetrics\n" + string(OpenMetrics(r, now))
 		golden := filepath.Join("testdata", "formats-"+name+".txt")
@@ -53,15 +58,17 @@ func TestNagiosStatus(t *testing.T) {
 		r    change.CheckReport
 		want int
 	}{
-		"nothing":          {change.CheckReport{}, NagiosOK},
-		"a unit":           {change.CheckReport{Units: []change.Stale{{Unit: "a.service", Action: change.ActionRestart}}}, NagiosWarning},
-		"a session":        {change.CheckReport{Sessions: []change.Hit{{Unit: "session-1.scope"}}}, NagiosWarning},
-		"put off":          {change.CheckReport{Waiting: []string{"a.service"}}, NagiosWarning},
-		"a daemon-reload":  {change.CheckReport{HostAction: change.ActionDaemonReload}, NagiosWarning},
-		"a soft-reboot":    {change.CheckReport{HostAction: change.ActionSoftReboot}, NagiosCritical},
-		"a kernel":         {change.CheckReport{Kernel: &change.Release{State: "newer"}}, NagiosCritical},
-		"the same kernel":  {change.CheckReport{Kernel: &change.Release{State: "current"}}, NagiosOK},
-		"unknown firmware": {change.CheckReport{Microcode: &change.Release{State: "unknown"}}, NagiosOK},
+		"nothing":           {change.CheckReport{}, NagiosOK},
+		"a unit":            {change.CheckReport{Units: []change.Stale{{Unit: "a.service", Action: change.ActionRestart}}}, NagiosWarning},
+		"a session":         {change.CheckReport{Sessions: []change.Hit{{Unit: "session-1.scope"}}}, NagiosWarning},
+		"put off":           {change.CheckReport{Waiting: []string{"a.service"}}, NagiosWarning},
+		"a daemon-reload":   {change.CheckReport{HostAction: change.ActionDaemonReload}, NagiosWarning},
+		"a soft-reboot":     {change.CheckReport{HostAction: change.ActionSoftReboot}, NagiosCritical},
+		"a kernel":          {change.CheckReport{Kernel: &change.Release{State: "newer"}}, NagiosCritical},
+		"the same kernel":   {change.CheckReport{Kernel: &change.Release{State: "current"}}, NagiosOK},
+		"nothing of a part": {*incompleteCheck(), NagiosUnknown},
+		"a unit of a part":  {change.CheckReport{Incomplete: true, Unread: 5, Units: []change.Stale{{Unit: "a.service"}}}, NagiosWarning},
+		"unknown firmware":  {change.CheckReport{Microcode: &change.Release{State: "unknown"}}, NagiosOK},
 	} {
 		if line, got := Nagios(&c.r); got != c.want {
 			t.Errorf("%s: exits %d (%s); want %d", name, got, line, c.want)

@@ -65,6 +65,7 @@ func (t *text) Check(r *change.CheckReport) {
 	defer t.mu.Unlock()
 	t.clear()
 	t.warnings(r.Warnings)
+	t.gaps(r)
 	if len(r.Explanations) > 0 {
 		for _, x := range r.Explanations {
 			t.explain(x)
@@ -79,6 +80,10 @@ func (t *text) Check(r *change.CheckReport) {
 		}
 	}
 	if len(r.Units) == 0 && len(r.Effects) == 0 && r.HostAction == change.ActionNone && len(r.Sessions) == 0 {
+		if r.Incomplete {
+			t.printf("%s\n", t.paint(yellow, fmt.Sprintf("Nothing stale among the %s that could be looked at: the answer is incomplete.", plural(r.Examined, "process"))))
+			return
+		}
 		t.printf("%s\n", t.paint(green, fmt.Sprintf("Nothing stale: %s looked at.", plural(r.Examined, "process"))))
 		return
 	}
@@ -111,6 +116,13 @@ func (t *text) Check(r *change.CheckReport) {
 	}
 }
 
+// gaps tells what was not looked at.
+func (t *text) gaps(r *change.CheckReport) {
+	for _, g := range r.Gaps {
+		fmt.Fprintf(t.diag, "%s %s\n", t.paint(yellow, "incomplete:"), clean(g))
+	}
+}
+
 // releases tells where something newer is installed than what runs.
 func (t *text) releases(r *change.CheckReport) {
 	for _, k := range []struct {
@@ -131,8 +143,11 @@ func (t *text) releases(r *change.CheckReport) {
 // explain tells of one unit what was found, and why it is left alone.
 func (t *text) explain(x change.Explanation) {
 	verdict := t.paint(green, "nothing to do")
-	if x.Action != change.ActionNone {
+	switch {
+	case x.Action != change.ActionNone:
 		verdict = t.paint(actionColor(x.Action), x.Action.String())
+	case x.Unread > 0:
+		verdict = t.paint(yellow, "not known")
 	}
 	t.printf("%s  %s, %s\n", verdict, t.paint(bold, unitName(x.Manager, x.Unit)), clean(x.State))
 	t.reasons(x.Reasons)
@@ -140,8 +155,12 @@ func (t *text) explain(x change.Explanation) {
 	case x.Processes > 0:
 		t.printf("%s%s\n", indent, t.paint(dim, fmt.Sprintf("looked at: %s with %s in use, each against what its path holds now",
 			plural(x.Processes, "process"), plural(x.Files, "file"))))
+	case x.Unread > 0:
 	case x.Action == change.ActionNone:
 		t.printf("%s%s\n", indent, t.paint(dim, "it has no process: its next start takes what is on disk"))
+	}
+	if x.Unread > 0 {
+		t.printf("%s%s\n", indent, t.paint(yellow, plural(x.Unread, "process")+" of it could not be looked at"))
 	}
 	if t.o.Verbose || x.Action == change.ActionNone {
 		for _, r := range x.Spared {

@@ -150,6 +150,12 @@ func TestText(t *testing.T) {
 		{"report-rolled-back", Options{}, func(r Renderer) { r.Report(&change.Report{Verb: "apply", Result: "rolled-back"}) }},
 		{"check", Options{}, func(r Renderer) { r.Check(exampleCheck()) }},
 		{"check-verbose", Options{Verbose: true}, func(r Renderer) { r.Check(exampleCheck()) }},
+		{"check-incomplete", Options{}, func(r Renderer) { r.Check(incompleteCheck()) }},
+		{"check-incomplete-unit", Options{}, func(r Renderer) {
+			c := incompleteCheck()
+			c.Explanations = []change.Explanation{{Unit: "a.service", State: "active (running)", Unread: 2}}
+			r.Check(c)
+		}},
 		{"check-clean", Options{}, func(r Renderer) { r.Check(&change.CheckReport{Examined: 1200}) }},
 		{"verify", Options{}, verify},
 		{"verify-verbose", Options{Verbose: true}, verify},
