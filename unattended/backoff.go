@@ -43,11 +43,21 @@ func same(failed, now change.BackOff) bool {
 	if len(failed.Packages) == 0 {
 		return failed.Key == now.Key && failed.Key != ""
 	}
-	return !slices.ContainsFunc(failed.Packages, func(f change.Package) bool {
-		return !slices.ContainsFunc(now.Packages, func(n change.Package) bool {
-			return n.Name == f.Name && n.Arch == f.Arch && n.To == f.To
-		})
-	})
+	return len(common(now, failed)) == len(failed.Packages)
+}
+
+// common are the packages that two updates bring in the same version.
+func common(a, b change.BackOff) []change.Package {
+	if a.Source != b.Source {
+		return nil
+	}
+	var out []change.Package
+	for _, p := range b.Packages {
+		if slices.ContainsFunc(a.Packages, func(q change.Package) bool { return q.Name == p.Name && q.Arch == p.Arch && q.To == p.To }) {
+			out = append(out, p)
+		}
+	}
+	return out
 }
 
 // backedOff is the failure for which an update has to wait at now; nil where there is none.
@@ -62,11 +72,18 @@ func backedOff(list []change.BackOff, update change.BackOff, now time.Time) *cha
 	return nil
 }
 
-// fail notes that an update failed at now.
+// fail notes that an update failed at now. Where a part of it has failed before, beside other
+// packages or other versions of them, it is that part which is to blame: the rest need not wait with it.
 func fail(list []change.BackOff, update change.BackOff, now time.Time, first time.Duration, why string) []change.BackOff {
 	failures := 0
+	for _, b := range list {
+		if part := common(b, update); len(part) > 0 && len(part) < len(update.Packages) {
+			update.Packages = part
+			failures = max(failures, b.Failures)
+		}
+	}
 	list = slices.DeleteFunc(slices.Clone(list), func(b change.BackOff) bool {
-		again := same(b, update)
+		again := same(b, update) || len(update.Packages) > 0 && len(common(b, update)) == len(update.Packages)
 		if again {
 			failures = max(failures, b.Failures)
 		}

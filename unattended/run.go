@@ -29,6 +29,14 @@ type Options struct {
 	Code func(error) int
 	// Terminated is closed when this process is told to end.
 	Terminated <-chan struct{}
+	root       string // where the configuration is read, "" for /
+}
+
+func (o *Options) confRoot() string {
+	if o.root == "" {
+		return "/"
+	}
+	return o.root
 }
 
 // longestWait is how long a run waits for a window: the next timer comes after a day.
@@ -91,11 +99,11 @@ func sleepUntil(ctx context.Context, h Host, at time.Time) error {
 // once is one run. again is when the same process should run again, the zero time for never.
 func once(ctx context.Context, h Host, o Options, late bool) (_ *change.Night, again time.Time, err error) {
 	r := &run{h: h, o: o, emit: o.Emit, late: late}
-	if r.cfg, err = config.Load("/"); err != nil {
+	if r.cfg, err = config.Load(o.confRoot()); err != nil {
 		return nil, again, engine.Usage(err)
 	}
 	r.u = &r.cfg.Unattended
-	if r.rules, err = config.LoadPolicy("/"); err != nil {
+	if r.rules, err = config.LoadPolicy(o.confRoot()); err != nil {
 		return nil, again, engine.Usage(err)
 	}
 	r.n = newNight(h.Now())

@@ -21,8 +21,15 @@ func TestNight(t *testing.T) {
 		do   func(*rig)
 		long bool // in the long form only
 	}{
-		{"timer", timer, false}, {"disabled", disabled, true}, {"failure", failure, false}, {"hooks", hooks, true},
-		{"canary", canary, false}, {"cut", cut, false}, {"windows", windows, false}, {"deferrals", deferrals, false}, {"two", two, false},
+		{"timer", timer, false},
+		{"disabled", disabled, true},
+		{"failure", failure, false},
+		{"hooks", hooks, true},
+		{"canary", canary, false},
+		{"cut", cut, false},
+		{"windows", windows, false},
+		{"deferrals", deferrals, false},
+		{"two", two, false},
 		{"ten nights", tenNights, true},
 	} {
 		if part.long && !long() {

@@ -73,7 +73,6 @@ func waitsForWindow(r *rig) {
 	}
 	r.want(n, change.NightDone)
 	r.wantVersions("200 200")
-
 }
 
 // It closes while the update is checked: nothing has changed.
@@ -94,7 +93,6 @@ func closesBefore(r *rig) {
 	r.configure()
 	r.want(r.night(), change.NightDone)
 	r.wantVersions("201 =")
-
 }
 
 // It closes after the first group: the second is put off, and comes in the next window.
