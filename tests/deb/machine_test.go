@@ -40,10 +40,18 @@ func TestLife(t *testing.T) {
 			if got := m.Shell("liveupd --version"); got != "liveupd "+oldVersion+"-1" {
 				t.Errorf("the version is %q", got)
 			}
-			for _, unit := range []string{"liveupd-recover.service", "liveupd-finish.service"} {
+			for _, unit := range []string{"liveupd-recover.service", "liveupd-finish.service", "liveupd-resume.service", "liveupd.timer"} {
 				if got := strings.TrimSpace(m.Run("systemctl", "is-enabled", unit).Stdout); got != "enabled" {
 					t.Errorf("%s is %q", unit, got)
 				}
+			}
+			// The timer is there, and what it starts does nothing before the configuration says so.
+			if got := m.Unit("liveupd.timer").ActiveState; got != "active" {
+				t.Errorf("liveupd.timer is %s", got)
+			}
+			m.Shell("systemctl start liveupd.service")
+			if u := m.Unit("liveupd.service"); u.Result != "success" || len(m.Find("liveupd")) > 0 {
+				t.Errorf("not switched on, liveupd.service ends with %s: %s", u.Result, m.Journal("liveupd.service"))
 			}
 			if out := m.Shell("dpkg --verify liveupd; dpkg --audit"); out != "" {
 				t.Errorf("dpkg says %s", out)
@@ -51,7 +59,7 @@ func TestLife(t *testing.T) {
 			if out := want(t, m, 0, "liveupd", "setup"); !strings.Contains(out.Stdout, "Nothing to do") {
 				t.Errorf("setup has something to do on a machine that has the package: %s", out.Stdout)
 			}
-			if out := m.Run("systemd-analyze", "verify", "--man=no", "liveupd-recover.service", "liveupd-finish.service"); out.Code != 0 || strings.Contains(out.Stderr, "liveupd") {
+			if out := m.Run("systemd-analyze", "verify", "--man=no", "liveupd-recover.service", "liveupd-finish.service", "liveupd-resume.service", "liveupd.service", "liveupd.timer"); out.Code != 0 || strings.Contains(out.Stderr, "liveupd") {
 				t.Errorf("the units: %+v", out)
 			}
 
@@ -170,5 +178,28 @@ func TestReadOnly(t *testing.T) {
 	}
 	if out := m.Run("touch", "/usr/x"); out.Code == 0 {
 		t.Error("the root was left writable")
+	}
+}
+
+// A purge takes what updates have kept on each file system of the machine, and leaves what
+// belongs to another system's root that is mounted.
+func TestPurgeVolumes(t *testing.T) {
+	t.Parallel()
+	machine.Require(t)
+	m := machine.Boot(t, machine.Options{Root: "trixie", WritableVar: true, Customize: carry(t)})
+	m.Shell(apt + "install /root/old.deb")
+	m.Shell("mkdir -p /srv/up/var/lib/deb-test /srv/up/usr/share/deb-test && echo 1 | tee /srv/up/var/lib/deb-test/file >/srv/up/usr/share/deb-test/file")
+	packaged(t, m, "apply", "--source", "tree:/srv/up", "--allow-unsigned").Want(t, 0)
+	if got := m.Shell("stat -c %a /.liveupd /var/.liveupd"); got != "700\n700" {
+		t.Fatalf("the update has kept nothing on /var: %q", got)
+	}
+	m.Shell(`for name in foreign "a b"; do
+			mkdir -p "/srv/$name" && mount --bind "/srv/$name" "/srv/$name" && mkdir -m 700 "/srv/$name/.liveupd"
+		done
+		cp -a /.liveupd/tx /.liveupd/history "/srv/foreign/.liveupd/" 2>/dev/null || cp -a /.liveupd/tx /srv/foreign/.liveupd/
+		mkdir -p "/srv/a b/.liveupd/tx/1/up"`)
+	m.Shell(apt + "purge liveupd")
+	if got := m.Shell("ls -d /.liveupd /var/.liveupd /srv/foreign/.liveupd '/srv/a b/.liveupd' 2>/dev/null || :"); got != "/srv/foreign/.liveupd" {
+		t.Errorf("purged, there is %q", got)
 	}
 }
