@@ -50,6 +50,7 @@ func TestLife(t *testing.T) {
 				t.Errorf("liveupd.timer is %s", got)
 			}
 			m.Shell("systemctl start liveupd.service")
+			await(t, "the end of liveupd.service", func() bool { return m.Unit("liveupd.service").ActiveState == "inactive" })
 			if u := m.Unit("liveupd.service"); u.Result != "success" || len(m.Find("liveupd")) > 0 {
 				t.Errorf("not switched on, liveupd.service ends with %s: %s", u.Result, m.Journal("liveupd.service"))
 			}
