@@ -1,7 +1,6 @@
 package apt
 
 import (
-	"bufio"
 	"bytes"
 	"cmp"
 	"slices"
@@ -25,10 +24,8 @@ func Installed(status []byte) map[string]change.Package {
 		}
 		p, installed = change.Package{}, false
 	}
-	sc := bufio.NewScanner(bytes.NewReader(status))
-	sc.Buffer(make([]byte, 64<<10), 16<<20)
-	for sc.Scan() {
-		line := sc.Text()
+	for full := range bytes.Lines(status) {
+		line := string(bytes.TrimRight(full, "\r\n"))
 		if line == "" {
 			add()
 			continue

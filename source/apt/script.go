@@ -230,7 +230,7 @@ unattended_pins() {
 		black) pin "/^${text#^}/" 'release *' -1 ;;
 		pattern)
 			restricted=yes
-			release= site=
+			release= site= odd=
 			rest=$text,
 			while [ -n "$rest" ]; do
 				field=${rest%%,*} rest=${rest#*,}
@@ -241,9 +241,14 @@ unattended_pins() {
 				archive=* | suite=* | a=*) release="$release,a=${field#*=}" ;;
 				component=* | c=*) release="$release,c=${field#*=}" ;;
 				site=*) site=${field#*=} ;;
+				*) odd=$field ;;
 				esac
 			done
-			if [ -n "$release" ]; then pin '*' "release ${release#,}" 500
+			# A pin names a site or a release, never both: such a pattern allows nothing here,
+			# rather than more than it says.
+			if [ -n "$odd" ] || [ -n "$site" ] && [ -n "$release" ]; then
+				echo "the pattern \"$text\" of Unattended-Upgrade::Origins-Pattern allows nothing: ${odd:-a site with other fields} cannot be chosen by apt's pins" >>$run/warnings
+			elif [ -n "$release" ]; then pin '*' "release ${release#,}" 500
 			elif [ -n "$site" ]; then pin '*' "origin \"$site\"" 500; fi ;;
 		esac
 	done <$run/unattended

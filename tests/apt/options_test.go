@@ -68,7 +68,7 @@ func TestOptions(t *testing.T) {
 		}
 		return put(root, map[string]string{
 			"etc/apt/sources.list": main + security,
-			"etc/apt/apt.conf.d/50unattended-upgrades": "Unattended-Upgrade::Origins-Pattern { \"origin=Debian,codename=bookworm-security,label=Debian-Security\"; };\n" +
+			"etc/apt/apt.conf.d/50unattended-upgrades": "Unattended-Upgrade::Origins-Pattern { \"origin=Debian,codename=bookworm-security,label=Debian-Security\"; \"origin=Debian,codename=bookworm,site=elsewhere.example\"; };\n" +
 				"Unattended-Upgrade::Package-Blacklist { \"bla\"; };\n",
 		})
 	})
