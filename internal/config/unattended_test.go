@@ -68,6 +68,7 @@ units = ["*"]
 }
 
 func TestUnattendedWrong(t *testing.T) {
+	const group, everything = "[[unattended.group]]\nname = \"a\"\n", "units = [\"*\"]\n"
 	for text, want := range map[string]string{
 		`enabled = "yes"`:                       "line 2",
 		`max = "reboot"`:                        "unattended.reboot",
@@ -87,10 +88,10 @@ func TestUnattendedWrong(t *testing.T) {
 		`mail = "-oQ/tmp root"`:                 "no address",
 		`metrics = "liveupd.prom"`:              "no absolute path",
 		`windwos = []`:                          "unknown setting",
-		"[[unattended.group]]\nunits = [\"*\"]": "has no name",
-		"[[unattended.group]]\nname = \"a\"":    "has no units",
-		"[[unattended.group]]\nname = \"a\"\nunits = [\"a\"]":                      "it has no type",
-		strings.Repeat("[[unattended.group]]\nname = \"a\"\nunits = [\"*\"]\n", 2): "two are called",
+		`[[unattended.group]]`:                  "has no name",
+		group:                                   "has no units",
+		group + `units = ["a"]`:                 "it has no type",
+		group + everything + group + everything: "two are called",
 	} {
 		_, err := loadText(t, "[unattended]\n"+text+"\n")
 		if err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), "liveupd.toml") {
