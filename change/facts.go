@@ -48,6 +48,10 @@ type Tree struct {
 	Warnings []string
 	// Denied are the files and folders that we were not permitted to read.
 	Denied []string
+	// Touched are the names of units that the administrator has drop-ins for, or
+	// that Debian's helper knows from an installation before: enabled or not as
+	// somebody has settled it.
+	Touched map[string]bool
 	// Path are the folders that units are read from, highest first; DropInDirs are
 	// those of drop-ins in them.
 	Path       []string

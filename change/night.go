@@ -6,6 +6,7 @@ type Waiting struct {
 	Unit    string `json:"unit"`
 	Manager string `json:"manager,omitempty"` // the user@ unit of a user's
 	Since   int64  `json:"since"`             // when it was first put off, seconds since the epoch
+	By      string `json:"by,omitempty"`      // the transaction that first put it off
 	// Needs is what brings it up to date, reload or restart.
 	Needs   Action   `json:"needs"`
 	Reasons []Reason `json:"reasons,omitempty"` // a few of them

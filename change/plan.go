@@ -139,7 +139,7 @@ type Check struct {
 	Path string   `json:"path"` // the changed path that calls for it
 }
 
-// Step is one entry of the list that is walked. Do is one of check, stop,
+// Step is one entry of the list that is walked. Do is one of check, preset, stop,
 // commit, daemon-reload, daemon-reexec, reload, restart, start, verify,
 // soft-reboot, kexec, reboot, run, configure, or what Effect lists; Undo is what takes it back, "" where nothing does.
 type Step struct {

@@ -83,8 +83,10 @@ type Generation struct {
 	// Waiting tells of the same units since when they wait, and why.
 	Waiting []Waiting `json:"waiting,omitempty"`
 	// ThisBoot: it began in the boot that runs now.
-	ThisBoot bool   `json:"-"`
-	Snapshot string `json:"snapshot,omitempty"` // the path of the root's snapshot from before it
+	ThisBoot bool `json:"-"`
+	// CarriedHost is what of HostAction an earlier update had left.
+	CarriedHost Action `json:"-"`
+	Snapshot    string `json:"snapshot,omitempty"` // the path of the root's snapshot from before it
 }
 
 // Stale is a unit that runs code or configuration which is no longer what its paths hold.

@@ -29,6 +29,8 @@ type run struct {
 
 	watching *watching // the network and the units; nil while nobody watches
 	of       string    // whose steps are carried out, where its transaction is gone
+	// carried is what a transaction that is taken back had taken over from earlier ones.
+	carried change.Generation
 }
 
 func newReport(verb string) *change.Report {
@@ -186,7 +188,7 @@ func (r *run) carryOut(ctx context.Context) (err error) {
 
 // prepare does all that can fail without having changed anything.
 func (r *run) prepare(ctx context.Context) error {
-	total := r.p.delta.Bytes
+	total, began := r.p.delta.Bytes, time.Now()
 	r.ev.progress("staging", 0, total, "bytes", "")
 	if err := r.p.src.take(r.tx); err != nil {
 		return err
@@ -200,6 +202,7 @@ func (r *run) prepare(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	r.tellPresets(began)
 	dir, err := r.s.stateDir()
 	if err != nil {
 		return err

@@ -161,6 +161,9 @@ func (s *session) planSource(ctx context.Context, ev Events) (_ *planned, err er
 	if err := s.libraryCache(ctx, p, p.src.Root(), ev); err != nil {
 		return nil, err
 	}
+	if err := s.presetLinks(ctx, p, p.src.Root()); err != nil {
+		return nil, err
+	}
 	if err := s.decide(ctx, p, p.src.Root(), change.Policy{Max: s.req.Max, AllowRemovals: s.req.AllowRemovals, Bootme: m.Bootme, Snapshot: s.req.Snapshot}, ev); err != nil {
 		return nil, err
 	}

@@ -145,7 +145,7 @@ func (s *session) rollbackOne(ctx context.Context, g change.Generation, report *
 		return err
 	}
 	defer tx.Close()
-	p := &planned{}
+	p := &planned{restore: []change.Step{}}
 	records, err := tx.Steps()
 	if err != nil {
 		return err
@@ -191,7 +191,7 @@ func (s *session) rollbackOne(ctx context.Context, g change.Generation, report *
 	defer ev.goOn(ctx, "half a rollback helps nobody")()
 	ctx = context.WithoutCancel(ctx)
 	report.ID, report.PlanID = g.ID, p.plan.ID
-	r := &run{s: s, ev: ev, p: p, tx: tx, report: report}
+	r := &run{s: s, ev: ev, p: p, tx: tx, report: report, carried: carriedBy(g)}
 	stops, after := r.unitSteps()
 	defer r.watch(ctx, append(slices.Clone(stops), after...))()
 	if r.watching != nil {
@@ -399,7 +399,7 @@ func (s *session) recoverFirst(ctx context.Context, ev Events, report *change.Re
 		// started then is not to be trusted.
 		report.HostAction, report.Result = change.ActionReboot, "pending"
 		s.warnings = append(s.warnings, "the machine started while the update was half done: reboot it")
-		if err := tx.SetPending(change.ActionReboot, nil); err != nil {
+		if err := tx.SetPending(change.ActionReboot, change.ActionNone, nil); err != nil {
 			return err
 		}
 	}

@@ -179,8 +179,16 @@ func (r *run) conclude() {
 	if err := askReboot("/run", r.p.plan.RebootAsked); err != nil {
 		r.s.warnings = append(r.s.warnings, fmt.Sprintf("that packages ask for a reboot was not noted: %v", err))
 	}
-	host, deferred := r.s.carryOver(r.tx.ID(), r.report.HostAction, r.s.waitingFor(r.report.Deferred, time.Now().Unix()))
-	if err := r.tx.SetPending(host, deferred); err != nil {
+	own := r.s.waitingFor(r.report.Deferred, time.Now().Unix())
+	for i := range own {
+		own[i].By = r.tx.ID()
+	}
+	carried, deferred := r.s.carryOver(r.tx.ID(), own, r.carried)
+	err := r.tx.SetPending(max(r.report.HostAction, carried), carried, deferred)
+	if r.tx.State() == journal.RolledBack {
+		err = errors.Join(err, noteRolledBack(deferred))
+	}
+	if err != nil {
 		r.s.warnings = append(r.s.warnings, fmt.Sprintf("what is pending was not recorded: %v", err))
 	}
 }

@@ -18,13 +18,14 @@ import (
 
 // forgetDone drops from the list what is no longer pending: a host action
 // until the machine has booted, a deferral until its unit was started anew, or reloaded
-// where that was enough. What was taken back, and a tree that no machine runs, have nothing pending.
+// where that was enough. A tree that no machine runs has nothing pending; what was taken
+// back has what the rollback left to be done.
 func (s *session) forgetDone(list []change.Generation) {
 	var facts *change.Facts
 	var reloaded map[string]string
 	for i := range list {
 		g := &list[i]
-		if !s.req.Live() || g.State != "verified" || !g.ThisBoot {
+		if !s.req.Live() || g.State != "verified" && g.State != "rolled-back" || !g.ThisBoot {
 			g.HostAction, g.Deferred, g.Waiting = change.ActionNone, nil, nil
 		}
 		if len(g.Waiting) == 0 {
@@ -129,7 +130,7 @@ func Waiting(list []change.Generation) []change.Waiting {
 				continue
 			}
 			if w.Since < old.Since {
-				old.Since = w.Since
+				old.Since, old.By = w.Since, w.By
 			}
 			old.Needs = max(old.Needs, w.Needs)
 			found[w.Key()] = old
@@ -143,15 +144,19 @@ func Waiting(list []change.Generation) []change.Waiting {
 }
 
 // carryOver adds what earlier updates left to be done, and what this one did
-// not do either: their records go when they are collected.
-func (s *session) carryOver(id string, host change.Action, deferred []change.Waiting) (change.Action, []change.Waiting) {
+// not do either: their records go when they are collected. carried is what this one
+// itself had taken over, where it is taken back now.
+func (s *session) carryOver(id string, deferred []change.Waiting, carried change.Generation) (host change.Action, _ []change.Waiting) {
 	list, err := s.store.List()
 	if err != nil {
 		s.warnings = append(s.warnings, fmt.Sprintf("what earlier updates left to be done is not known: %v", err))
 		return host, deferred
 	}
-	s.forgetDone(list)
 	list = slices.DeleteFunc(list, func(g change.Generation) bool { return g.ID == id })
+	if carried.ID != "" {
+		list = slices.Insert(list, 0, carried)
+	}
+	s.forgetDone(list)
 	for _, g := range list {
 		if g.HostAction >= change.ActionSoftReboot {
 			host = max(host, g.HostAction)
@@ -159,6 +164,13 @@ func (s *session) carryOver(id string, host change.Action, deferred []change.Wai
 	}
 	// As a transaction of its own, the first of the list: its reasons are the latest.
 	return host, Waiting(append([]change.Generation{{Waiting: deferred}}, list...))
+}
+
+// carriedBy is what a transaction, which is about to be taken back, has taken over.
+func carriedBy(g change.Generation) change.Generation {
+	g.HostAction = g.CarriedHost
+	g.Waiting = slices.DeleteFunc(slices.Clone(g.Waiting), func(w change.Waiting) bool { return w.By == g.ID })
+	return g
 }
 
 // reloadedFile tells up to which transaction a unit was reloaded: a reload leaves no other
@@ -189,6 +201,10 @@ func (s *session) noteReloaded(results []change.StepResult) error {
 	if !changed {
 		return nil
 	}
+	return writeReloaded(all)
+}
+
+func writeReloaded(all map[string]string) error {
 	b, err := json.Marshal(all)
 	if err != nil {
 		return err
@@ -198,4 +214,20 @@ func (s *session) noteReloaded(results []change.StepResult) error {
 		return fmt.Errorf("cannot note what was reloaded: %w", err)
 	}
 	return os.Rename(tmp, reloadedFile)
+}
+
+// noteRolledBack takes back that units were reloaded since a transaction that is
+// rolled back now: they wait for a reload after that.
+func noteRolledBack(waiting []change.Waiting) error {
+	all, changed := readReloaded(), false
+	for i := range waiting {
+		if _, ok := all[waiting[i].Key()]; ok {
+			delete(all, waiting[i].Key())
+			changed = true
+		}
+	}
+	if !changed {
+		return nil
+	}
+	return writeReloaded(all)
 }

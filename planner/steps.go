@@ -25,6 +25,9 @@ func (p *planning) steps() []change.Step {
 	for _, c := range p.checks {
 		add("check", strings.Join(c.Argv, " "), "")
 	}
+	for _, name := range p.presetSteps() {
+		add(byPreset, name, "revert")
+	}
 	if p.in.Policy.Snapshot && len(p.changed.sorted) > 0 {
 		add("snapshot", "/", "remove")
 	}

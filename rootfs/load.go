@@ -59,7 +59,7 @@ func Load(ctx context.Context, v View, o LoadOptions) (*change.Tree, error) {
 	}
 	out := &change.Tree{Units: map[string]*change.Unit{}, Reached: set.reached(), Path: set.dirs, DropInDirs: set.dropInDirs()}
 	if o.User == nil {
-		out.Presets = readPresets(t, o.Run, warn)
+		out.Presets, out.Touched = readPresets(t, o.Run, warn), set.touched()
 	}
 	for name := range out.Reached {
 		names[name] = true

@@ -14,6 +14,28 @@ var presetDirs = []string{
 	"/usr/local/lib/systemd/system-preset", "/usr/lib/systemd/system-preset", "/lib/systemd/system-preset",
 }
 
+// touched are the units of which somebody has settled whether they are enabled, or
+// how they run, wherever they come from: those with drop-ins of the
+// administrator's, and those of which deb-systemd-helper(1) keeps a state.
+func (s *unitSet) touched() map[string]bool {
+	out := map[string]bool{}
+	for p := range s.subdirs {
+		if name, ok := strings.CutSuffix(path.Base(p), ".d"); ok && validName(name) && strings.HasPrefix(p, "/etc/") {
+			out[name] = true
+		}
+	}
+	for _, dir := range []string{"/var/lib/systemd/deb-systemd-helper-enabled", "/var/lib/systemd/deb-systemd-helper-masked"} {
+		names, err := s.t.ReadDir(dir)
+		s.warn.absent(err, "read", dir)
+		for _, n := range names {
+			if n = strings.TrimSuffix(n, ".dsh-also"); validName(n) {
+				out[n] = true
+			}
+		}
+	}
+	return out
+}
+
 // readPresets lists the rules in the order in which they are asked: by the name
 // of their file over all folders, of equal names the one in the highest.
 func readPresets(t *tree, run bool, warn *warnings) []change.Preset {

@@ -2,6 +2,7 @@ package transact
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -322,7 +323,9 @@ func (s *Store) generation(id string) (change.Generation, error) {
 	}
 	g.Time, g.Source, g.Name, g.Version, g.Sequence = h.Time, h.Source, h.Name, h.Release, h.Sequence
 	g.PlanID, g.Changes = h.PlanID, h.Changes
-	g.ThisBoot = h.BootID != "" && h.BootID == bootID()
+	g.CarriedHost = st.CarriedHost
+	boot := cmp.Or(st.PendingBoot, h.BootID)
+	g.ThisBoot = boot != "" && boot == bootID()
 	switch st.State {
 	case journal.Swapped, journal.Boot, journal.Restarting, journal.Verified:
 		g.Retained = true

@@ -216,16 +216,21 @@ func (t *Tx) setState(s journal.State) error {
 	if st.State == "" {
 		st.HostAction = t.header.HostAction
 	}
+	if s == journal.RolledBack && st.State != s {
+		// What the update left to be done went with it; the rollback records its own.
+		st.HostAction, st.CarriedHost, st.Deferred, st.Waiting, st.PendingBoot = change.ActionNone, change.ActionNone, nil, nil, ""
+	}
 	st.State, st.Time = s, time.Now().Unix()
 	return t.writeStatus(st)
 }
 
-// SetPending records what a boot or a person still has to do, for status.
-func (t *Tx) SetPending(host change.Action, waiting []change.Waiting) error {
+// SetPending records what a boot or a person still has to do, for status; carried
+// is what of it an earlier update had left.
+func (t *Tx) SetPending(host, carried change.Action, waiting []change.Waiting) error {
 	st := t.status
-	st.HostAction, st.Deferred, st.Waiting = host, nil, waiting
+	st.HostAction, st.CarriedHost, st.Deferred, st.Waiting, st.PendingBoot = host, carried, nil, waiting, bootID()
 	for _, w := range waiting {
-		st.Deferred = append(st.Deferred, w.Unit)
+		st.Deferred = append(st.Deferred, w.Key())
 	}
 	return t.writeStatus(st)
 }

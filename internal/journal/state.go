@@ -33,6 +33,10 @@ type Status struct {
 	Deferred   []string      `json:"deferred,omitempty"` // units
 	// Waiting are the same units, with what is known of each.
 	Waiting []change.Waiting `json:"waiting,omitempty"`
+	// CarriedHost is what of HostAction an earlier update had left.
+	CarriedHost change.Action `json:"carried_host,omitempty"`
+	// PendingBoot is the boot in which that was recorded, by its ID.
+	PendingBoot string `json:"pending_boot,omitempty"`
 }
 
 // WriteStatus replaces the state file durably. After an error the old or the new

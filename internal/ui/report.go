@@ -325,6 +325,7 @@ func (t *text) Status(list []change.Generation, night *change.NightStatus, cache
 	}
 	if last == nil {
 		t.printf("No update is committed to this root.\n")
+		t.pending(list)
 		return
 	}
 	t.printf("Last update: %s, %s (%s)\n", t.paint(bold, generationName(*last)), time.Unix(last.Time, 0).In(t.zone).Format("2006-01-02 15:04"), clean(last.ID))
@@ -333,13 +334,22 @@ func (t *text) Status(list []change.Generation, night *change.NightStatus, cache
 	if last.Snapshot != "" {
 		t.printf("  snapshot from before it: %s\n", clean(last.Snapshot))
 	}
-	// A later update takes over what an earlier one left: each is told once, with the first.
+	t.pending(list)
+}
+
+// pending tells what is still to be done. A later update takes over what an
+// earlier one left: each is told once, with the first.
+func (t *text) pending(list []change.Generation) {
 	told := map[string]bool{}
 	host := change.ActionDaemonReexec // the lower rungs are steps of the update itself
 	for _, g := range slices.Backward(list) {
 		if g.HostAction > host {
 			host = g.HostAction
-			t.printf("%s %s, for %s\n", t.paint(yellow, "pending:"), g.HostAction, clean(g.ID))
+			what := "for "
+			if g.State == "rolled-back" {
+				what = "for the rollback of "
+			}
+			t.printf("%s %s, %s%s\n", t.paint(yellow, "pending:"), g.HostAction, what, clean(g.ID))
 		}
 		for _, w := range g.Waiting {
 			if told[w.Key()] {

@@ -154,6 +154,8 @@ func TestCases(t *testing.T) {
 		}
 	})
 
+	t.Run("what presets enable", func(t *testing.T) { presetUnits(t, m) })
+
 	// A process of a session keeps a file that no name leads to any more: the
 	// kernel cannot turn the file system read-only, and who it is, is told.
 	t.Run("a holder", func(t *testing.T) {

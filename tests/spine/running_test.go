@@ -62,6 +62,7 @@ func runningServices(root string) error {
 		hidden:                                    "secret\n",
 		"etc/ssh/sshd_config.d/pam.conf":          "UsePAM no\n", // its sessions stay in its own cgroup
 		"usr/lib/modules/1.2.3-other/kernel/x.ko": "a module\n",
+		"usr/lib/modules/1.2.3-other/vmlinuz":     "a kernel\n",
 	} {
 		p := filepath.Join(root, name)
 		if err := os.MkdirAll(filepath.Dir(p), 0o755); err != nil {
@@ -99,6 +100,7 @@ func TestRunning(t *testing.T) {
 		{"code that was made at run time", madeAtRunTime},
 		{"a file that a mount stands upon", mountedOver},
 		{"what only a boot takes up", bootOnly},
+		{"what a rollback leaves to be done", rollbackLeaves},
 		{"an old session of ssh", oldSession},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -290,6 +292,31 @@ func bootOnly(t *testing.T, m *machine.Machine, _ func(int) string) {
 				t.Errorf("%s: a boot is a step of the run: %+v", c.name, s)
 			}
 		}
+	}
+}
+
+// rollbackLeaves: what a rollback puts off, and what it needs of the host, is told until it is done.
+func rollbackLeaves(t *testing.T, m *machine.Machine, version func(int) string) {
+	status := func() string { return m.Run("liveupd", "status").Stdout }
+	up := fixture.NewTree(t, "bookworm").File(ownLib, version(0), 0o644).File("usr/lib/modules/1.2.3-other/vmlinuz", "another kernel\n", 0o644)
+	apply(t, m, up.CopyTo(m, "/run/leaves")).Want(t, 4)
+	if got := status(); !strings.Contains(got, "pending: kexec") || strings.Contains(got, "deferred:") {
+		t.Errorf("after the apply status says %q", got)
+	}
+	m.Shell("mkdir -p /etc/liveupd/policy.d; printf '[[rule]]\\nunits = [\"mapped.service\"]\\naction = \"defer\"\\n' >/etc/liveupd/policy.d/mapped.toml")
+	fixture.In(t, m, "rollback", "--yes").Want(t, 4)
+	m.Shell("rm /etc/liveupd/policy.d/mapped.toml")
+	for range 2 {
+		if got := status(); !strings.Contains(got, "pending: kexec, for the rollback of") || !strings.Contains(got, "deferred: mapped.service") {
+			t.Errorf("after the rollback status says %q", got)
+		}
+		// A later update takes over what is left.
+		apply(t, m, fixture.NewTree(t, "bookworm").File("usr/share/leaves", "x\n", 0o644).CopyTo(m, "/run/later")).Want(t, 0)
+		fixture.In(t, m, "rollback", "--yes").Want(t, 0)
+	}
+	fixture.In(t, m, "restart", "--yes").Want(t, 0)
+	if got := status(); strings.Contains(got, "mapped.service") || !strings.Contains(got, "pending: kexec") {
+		t.Errorf("after the restart status says %q", got)
 	}
 }
 
