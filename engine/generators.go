@@ -2,6 +2,7 @@ package engine
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -140,7 +141,7 @@ func (g *generators) run(ctx context.Context, progs []rootfs.Generator) (*genera
 			res.plan.Unsure[by] = why
 			continue
 		}
-		res.plan.Files[p] = change.GeneratedFile{By: by, From: from}
+		res.plan.Files[p] = change.GeneratedFile{By: by, From: cmp.Or(from, g.only())}
 		delete(res.expect, p)
 		if there {
 			res.expect[p] = f.meaning()
@@ -332,6 +333,12 @@ func (g *generators) cause(by string, progs []rootfs.Generator, files ...generat
 			}
 		}
 	}
+	return ""
+}
+
+// only is the one file of /etc that the update changes: who makes something else
+// than without the update has it from there, whatever it is known to read.
+func (g *generators) only() string {
 	only := ""
 	for _, e := range g.delta.Entries {
 		if strings.HasPrefix(e.Path, "/etc/") && !e.New.IsDir() && e.Path != rootfs.LdCache {

@@ -234,6 +234,7 @@ func (s *session) rollbackOne(ctx context.Context, g change.Generation, report *
 		return change.WithHint(fmt.Errorf("%w: the old files are back, but %w", change.ErrNeedsPerson, err),
 			"see: systemctl status, then start the unit by hand")
 	}
+	r.compareGenerated()
 	r.conclude()
 	if was, err := tx.Plan(); err == nil && was != nil && s.req.Live() {
 		if err := withdrawReboot("/run", was.RebootAsked); err != nil {
