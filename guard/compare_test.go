@@ -120,19 +120,23 @@ func TestCompare(t *testing.T) {
 		},
 		{
 			"both default routes", dropRoute(func(r change.NetRoute) bool { return r.Default() && !r.IPv6 && r.Table == tableMain }),
-			[]string{"default route via 10.0.0.1 dev eth0"}, []string{"router 10.0.0.1 on eth0"},
+			[]string{"default route via 10.0.0.1 dev eth0"},
+			[]string{"router 10.0.0.1 on eth0"},
 		},
 		{
 			"the default route of IPv6", dropRoute(func(r change.NetRoute) bool { return r.IPv6 }),
-			[]string{"default route via fe80::1 dev eth0"}, []string{"router fe80::1 on eth0"},
+			[]string{"default route via fe80::1 dev eth0"},
+			[]string{"router fe80::1 on eth0"},
 		},
 		{
 			"the default route of a table", dropRoute(func(r change.NetRoute) bool { return r.Table == 7 }),
-			[]string{"default route via 10.7.0.1 dev br7 table 7"}, []string{"router 10.7.0.1 on br7"},
+			[]string{"default route via 10.7.0.1 dev br7 table 7"},
+			[]string{"router 10.7.0.1 on br7"},
 		},
 		{
 			"a rule that leads to a default route", func(n *change.Network) { n.Rules = slices.Delete(n.Rules, 1, 2) },
-			[]string{"rule from 10.7.0.2/32 lookup 7"}, nil,
+			[]string{"rule from 10.7.0.2/32 lookup 7"},
+			nil,
 		},
 		{"a rule with another priority", func(n *change.Network) { n.Rules[1].Priority = 5 }, nil, nil},
 		{"a rule that leads nowhere", func(n *change.Network) { n.Rules = slices.Delete(n.Rules, 2, 3) }, nil, nil},

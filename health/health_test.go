@@ -169,8 +169,10 @@ func TestWatch(t *testing.T) {
 			}
 			return nil
 		}, "", 12 * time.Second, 13 * time.Second},
-		{"a socket that does not come", func(l *Look, _ time.Duration) error { l.Listeners = nil; return nil },
-			"nothing listens", 30 * time.Second, 31 * time.Second},
+		{
+			"a socket that does not come", func(l *Look, _ time.Duration) error { l.Listeners = nil; return nil },
+			"nothing listens", 30 * time.Second, 31 * time.Second,
+		},
 		{"systemd does not answer for a moment", func(_ *Look, over time.Duration) error {
 			if over < time.Second {
 				return errors.New("no answer")

@@ -78,7 +78,7 @@ func testHealth(t *testing.T, m *machine.Machine) {
 			}
 			sameTree(t, before, treeOf(t, m))
 			unharmed(t, m)
-			if tt.unwell == "" {
+			if tt.unwell == "" || !long() {
 				return
 			}
 			configure(t, m, healthOff)

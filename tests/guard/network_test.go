@@ -44,7 +44,7 @@ func testNetwork(t *testing.T, m *machine.Machine) {
 		{"a router that does not answer", false, bridge("WRONG=yes\n"), "router 10.77.0.1 on uplink0", "lan.service", "ip link show br0 | grep -q br0"},
 		{"a flap of two seconds", true, bridge("LATE=2\n"), "", "", ""},
 	}
-	for _, tt := range tests {
+	for i, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			if !tt.short && !long() {
 				t.Skip("the long form has it: LIVEUPD_LONG=1")
@@ -77,6 +77,9 @@ func testNetwork(t *testing.T, m *machine.Machine) {
 			if !reached(m, "10.77.0.2") || !reached(m, "10.78.0.2") {
 				t.Fatalf("the machine is not reached:\n%s", network(m))
 			}
+			if i > 0 && !long() {
+				return
+			}
 			configure(t, m, healthOff)
 			if out := apply(t, m, dir, "--guard", "off").Want(t, 0); len(out.Report.Network) > 0 {
 				t.Errorf("the network is watched although it is not to be: %+v", out.Report.Network)
@@ -85,7 +88,7 @@ func testNetwork(t *testing.T, m *machine.Machine) {
 				t.Errorf("without the guard nothing is lost: the update is no test of it\n%s", network(m))
 			}
 			rollback(t, m)
-			for deadline := time.Now().Add(30 * time.Second); !reached(m, "10.77.0.2") || !reached(m, "10.78.0.2"); time.Sleep(100 * time.Millisecond) {
+			for deadline := time.Now().Add(5 * time.Second); !reached(m, "10.77.0.2") || !reached(m, "10.78.0.2"); time.Sleep(100 * time.Millisecond) {
 				if time.Now().After(deadline) {
 					m.Shell("ip link set uplink0 up; networkctl reconfigure uplink0; systemctl restart lan.service")
 				}
