@@ -2,6 +2,7 @@ package change
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -77,6 +78,28 @@ type Reason struct {
 	// Rule is what leads from the path to the unit or the step: an entry of the
 	// built-in table, a directive of the unit, a package, the administrator's policy.
 	Rule string `json:"rule,omitempty"`
+	// Via is the way from the path (or from Unit) to the unit that the reason is
+	// one for, which comes last: each link is what uses the one before.
+	Via []Link `json:"via,omitempty"`
+}
+
+// Link is one step of the way from what changes to the unit that it concerns.
+type Link struct {
+	// Kind is what this one does with the one before: needed (as a library),
+	// imports, sources, shebang, executes, environment, credential, bind, root,
+	// reads, defines, symlink (leads to it), mapped, exec, namespace (by a process),
+	// process (of the unit), propagated, triggered.
+	Kind string `json:"kind"`
+	Path string `json:"path,omitempty"`
+	Unit string `json:"unit,omitempty"`
+	PID  int    `json:"pid,omitempty"`
+	Comm string `json:"comm,omitempty"`
+}
+
+// Equal tells whether two reasons say the same.
+func (r Reason) Equal(o Reason) bool {
+	return r.Kind == o.Kind && r.Path == o.Path && r.Unit == o.Unit && r.Detail == o.Detail &&
+		r.PID == o.PID && r.Comm == o.Comm && r.Rule == o.Rule && slices.Equal(r.Via, o.Via)
 }
 
 // UnitPlan is what happens to one unit.

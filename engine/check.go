@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"sync"
@@ -18,6 +19,8 @@ func (e *Engine) check(ctx context.Context, req Request, ev Events) (any, error)
 	if !req.Live() {
 		return nil, usage("check looks at what runs: it takes no --root")
 	}
+	// One look makes some 20 MB of garbage, and ends.
+	defer debug.SetGCPercent(debug.SetGCPercent(300))
 	b := openBus(ctx, askedOfAll, true)
 	defer b.close()
 	s, gaps, err := openLook(e, req)

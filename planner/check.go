@@ -94,7 +94,7 @@ func Find(f Found) (*change.CheckReport, Lacks) {
 		for _, name := range slices.Sorted(maps.Keys(p.verdicts)) {
 			v := p.verdicts[name]
 			out.Units = append(out.Units, change.Stale{
-				Unit: v.unit, Manager: v.manager, Action: v.action(), Reasons: tidyReasons(v.reasons),
+				Unit: v.unit, Manager: v.manager, Action: v.action(), Reasons: v.told(),
 			})
 		}
 	}

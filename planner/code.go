@@ -169,24 +169,24 @@ func (p *planning) use(u *unit, def *change.Unit, use change.Use) {
 		return
 	}
 	if p.changed.same(use.Path) {
-		p.spare(u.name, change.Reason{Kind: use.Kind, Path: use.Path, Detail: chain(def, use.Path)}, p.changed.whySame(use.Path))
+		p.spare(u.name, used(u.name, def, use), p.changed.whySame(use.Path))
 		return
 	}
 	if compiled(use) {
 		// The interpreter compares it with its source, which has an entry of its
 		// own where it changes.
-		p.spare(u.name, change.Reason{Kind: use.Kind, Path: use.Path, Detail: chain(def, use.Path)}, "compiled from a source that stays, or that counts by itself")
+		p.spare(u.name, used(u.name, def, use), "compiled from a source that stays, or that counts by itself")
 		return
 	}
 	if !p.static && !unread(use) {
 		// Where a process of it does, that decides.
-		p.spare(u.name, change.Reason{Kind: use.Kind, Path: use.Path, Detail: chain(def, use.Path)}, "none of its processes uses it")
+		p.spare(u.name, used(u.name, def, use), "none of its processes uses it")
 		return
 	}
 	if directory(p.changed.byPath[use.Path]) {
 		return // what lies in it has its own entries, and a bound folder stays the same one
 	}
-	p.raise(u, change.ActionRestart, change.Reason{Kind: use.Kind, Path: use.Path, Detail: chain(def, use.Path)})
+	p.raise(u, change.ActionRestart, used(u.name, def, use))
 	if !p.static || use.Kind != "soname" {
 		return
 	}
@@ -202,15 +202,6 @@ func (p *planning) use(u *unit, def *change.Unit, use change.Use) {
 func managersOwn(lib string) bool {
 	base := path.Base(lib)
 	return strings.HasPrefix(base, "libsystemd-shared") || strings.HasPrefix(base, "libsystemd-core")
-}
-
-// chain tells in words how a service comes to a path.
-func chain(def *change.Unit, to string) string {
-	steps := def.Chain(to)
-	if len(steps) < 2 {
-		return ""
-	}
-	return "through " + strings.Join(steps[:len(steps)-1], ", ")
 }
 
 // moved finds uses that a changed link, or a changed order of library

@@ -279,7 +279,10 @@ func TestReasonsOfManyProcessesAreOne(t *testing.T) {
 	for pid := 12; pid >= 10; pid-- {
 		s.maps("a.service", pid, "a", libssl)
 	}
-	want := []change.Reason{{Kind: "mapped", Path: libssl, PID: 10, Comm: "a", Detail: "and 2 more of its processes"}}
+	want := []change.Reason{{
+		Kind: "mapped", Path: libssl, PID: 10, Comm: "a", Detail: "and 2 more of its processes",
+		Via: []change.Link{{Kind: "mapped", PID: 10, Comm: "a"}, {Kind: "process", Unit: "a.service"}},
+	}}
 	if diff := cmp.Diff(want, Make(s.in).Units[0].Reasons); diff != "" {
 		t.Errorf("reasons (-want +got):\n%s", diff)
 	}

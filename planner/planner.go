@@ -285,7 +285,7 @@ func (p *planning) unitPlans() []change.UnitPlan {
 		v := p.verdicts[name]
 		plan := change.UnitPlan{
 			Unit: v.unit, Manager: v.manager, Action: v.action(),
-			Reasons: tidyReasons(v.reasons), Propagated: v.propagated,
+			Reasons: v.told(), Propagated: v.propagated,
 		}
 		if v.deferred {
 			plan.Needs = max(v.want, v.needs())
@@ -389,7 +389,7 @@ func tidyReasons(in []change.Reason) []change.Reason {
 		more = 0
 	}
 	for i, r := range list {
-		if i > 0 && r == list[i-1] {
+		if i > 0 && r.Equal(list[i-1]) {
 			continue
 		}
 		if n := len(out); n > 0 && out[n-1].Kind == r.Kind && out[n-1].Path == r.Path && out[n-1].Unit == r.Unit {

@@ -34,7 +34,7 @@ func (p *planning) atRest() {
 		}
 		for _, use := range u.Uses {
 			if e := p.changed.byPath[use.Path]; e != nil && contentChanges(e) && !directory(e) {
-				p.spare(name, change.Reason{Kind: use.Kind, Path: use.Path, Detail: chain(u, use.Path)}, "it does not run: its next start takes it")
+				p.spare(name, used(name, u, use), "it does not run: its next start takes it")
 			}
 		}
 	}

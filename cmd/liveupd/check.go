@@ -7,7 +7,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"runtime/debug"
 	"slices"
 	"strings"
 	"time"
@@ -20,10 +19,6 @@ import (
 )
 
 var checkFormats = []string{"text", "json", "nagios", "openmetrics", "batch"}
-
-// garbage is how far the heap of a check may grow between two collections, in
-// per cent: it makes some 20 MB of it, and ends.
-const garbage = 300
 
 func newCheck(o *options) *cobra.Command {
 	var format, output string
@@ -65,7 +60,6 @@ something.
 				return engine.Usage(fmt.Errorf("--output is for the formats nagios, openmetrics and batch: send the others where you want with >"))
 			}
 			o.reads = true
-			debug.SetGCPercent(garbage)
 			r := o.renderer()
 			result, err := o.do(cmd.Context(), engine.Request{Verb: "check", Units: units}, quietIf(r, format))
 			if err != nil {

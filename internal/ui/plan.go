@@ -208,6 +208,9 @@ func (t *text) reasons(reasons []change.Reason) {
 			line += " (" + clean(r.Rule) + ")"
 		}
 		t.printf("%s%s\n", indent, t.paint(dim, line))
+		if t.o.Verbose && len(r.Via) > 1 {
+			t.printf("%s%s%s\n", indent, indent[:4], t.paint(dim, wayText(r)))
+		}
 	}
 	if more := len(reasons) - len(shown); more > 0 {
 		t.printf("%s%s\n", indent, t.paint(dim, fmt.Sprintf("and %s more (-v shows all)", count(more))))

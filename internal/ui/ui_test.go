@@ -38,7 +38,9 @@ func examplePlan() *change.Plan {
 			},
 			{Unit: "db.service", Action: change.ActionRestart, LastStartUSec: 212_000, Reasons: []change.Reason{
 				{Kind: "mapped", Path: libssl, PID: 1234, Comm: "db", Detail: "and 3 more of its processes"},
-				{Kind: "module", Path: "/a", Detail: "through /opt/db.py"},
+				{Kind: "module", Path: "/a", Detail: "through /opt/db.py", Via: []change.Link{
+					{Kind: "imports", Path: "/opt/db\npy"}, {Kind: "executes", Unit: "db.service"},
+				}},
 				{Kind: "mapped", Path: "/b"},
 				{Kind: "mapped", Path: "/c"},
 				{Kind: "mapped", Path: "/d"},

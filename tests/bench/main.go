@@ -15,7 +15,8 @@
 //     processors. Cold and warm as for the plan.
 //  5. scan: who runs old code, in a booted machine with 100, 500 and 2,000 processes of some
 //     350 maps in 20, 100 and 400 units, against needrestart and checkrestart in the same
-//     state; and a plan for 10 to 10,000 changed paths there.
+//     state, while nobody and while everybody runs old code; and a plan for 10 to 10,000
+//     changed paths there, with the memory of each.
 //  6. apt: a whole upgrade of a Debian root, against apt-get dist-upgrade of a copy, with
 //     the disk's flushes and bytes.
 //  7. patch: one between those two states, against zstd --patch-from and xdelta3 of whole archives.

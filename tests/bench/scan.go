@@ -48,7 +48,7 @@ func (b *bench) scan(roots string) error {
 	}
 	for i, l := range loads {
 		root := filepath.Join(b.dir, fmt.Sprintf("machine-%d", l.processes))
-		if err := b.scanOf(from, root, l, i == 1); err != nil {
+		if err := b.scanOf(from, root, l, i > 0); err != nil {
 			return fmt.Errorf("with %d units: %w", l.units, err)
 		}
 		if err := removeAll(root); err != nil {
@@ -69,6 +69,9 @@ func (b *bench) scanOf(from, root string, l load, byChanges bool) (err error) {
 	}
 	defer func() { err = errors.Join(err, g.Close()) }()
 	if err := b.planOf(g, l, lib, byChanges); err != nil {
+		return err
+	}
+	if err := b.freshOf(g, l); err != nil {
 		return err
 	}
 	return b.checkOf(g, l, lib)
@@ -162,6 +165,22 @@ func (b *bench) race(g *guest, label string, list []contender) error {
 	b.rows = append(b.rows, row{What: "peak memory of it", Contender: list[0].name, Unit: "MB", Samples: peaks[0]})
 	fmt.Fprintf(os.Stderr, "bench: %s: %.0f ms\n", label, own)
 	return nil
+}
+
+// freshOf asks while nobody runs old code, as it is most of the time.
+func (b *bench) freshOf(g *guest, l load) error {
+	any := func([]byte) error { return nil }
+	return b.race(g, fmt.Sprintf("nobody runs old code, %d processes in %d units", l.processes, l.units), []contender{
+		{"liveupd check", []string{"/usr/local/bin/liveupd", "check", "--json"}, func(out []byte) error {
+			var r change.CheckReport
+			if err := json.Unmarshal(lastLine(out), &r); err != nil || r.Examined < l.processes || r.Incomplete {
+				return fmt.Errorf("it looked at %d processes: %v", r.Examined, err)
+			}
+			return nil
+		}},
+		{"needrestart -b -r l", []string{"needrestart", "-b", "-r", "l"}, any},
+		{"checkrestart -m", []string{"sh", "-c", "checkrestart -m || true"}, any},
+	})
 }
 
 // checkOf replaces the library by another file of other bytes, and asks who runs the old one.
