@@ -26,6 +26,7 @@ type Neighbour struct {
 	Now    string `json:"now"`              // what it does
 	Keeps  string `json:"keeps"`            // what becomes of it where nothing is changed
 	Change string `json:"change,omitempty"` // what setup --live-together changes about it
+	Laid   bool   `json:"laid,omitempty"`   // that was agreed to, and is so
 }
 
 // SetupReport is what recovers an update that was cut short when a root boots, and
@@ -39,8 +40,9 @@ type SetupReport struct {
 	Container   bool         `json:"container"` // the host of the container boots the kernel
 	Tool        string       `json:"tool"`      // what makes the initrds: initramfs-tools, dracut, none
 	Kernels     []BootKernel `json:"kernels"`
-	Unit        string       `json:"unit"` // enabled, disabled, missing
-	Init        bool         `json:"init"` // init= names liveupd-init on the running kernel's command line
+	Unit        string       `json:"unit"`      // enabled, disabled, missing
+	Init        bool         `json:"init"`      // init= names liveupd-init on the running kernel's command line
+	InitPath    string       `json:"init_path"` // where the root has it, or will have it
 	Items       []SetupItem  `json:"items"`
 	Commands    []string     `json:"commands"` // what makes the initrds anew: done, or still to be run
 	Lacks       []string     `json:"lacks"`    // what no recovery covers

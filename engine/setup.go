@@ -117,7 +117,7 @@ func (e *Engine) setup(ctx context.Context, req Request, ev Events) (any, error)
 	}
 	defer beside.close()
 	report := &change.SetupReport{MessageType: "report", Schema: Schema, Verb: "setup", Root: req.Root, Items: []change.SetupItem{}, Commands: []string{}, Warnings: []string{}}
-	report.Neighbours = beside.beside.Found
+	report.Neighbours = beside.found()
 	items, initrds, err := u.plan(req)
 	if err != nil {
 		return nil, err
@@ -168,6 +168,7 @@ func (e *Engine) setup(ctx context.Context, req Request, ev Events) (any, error)
 		return report, err
 	}
 	fillSetup(report, state)
+	report.Neighbours = beside.found()
 	if req.Remove {
 		report.Lacks = []string{}
 	}
@@ -218,7 +219,7 @@ func (u recoverySetup) do(req Request) error {
 }
 
 func fillSetup(r *change.SetupReport, s *recovery.State) {
-	r.Container, r.Tool, r.Unit, r.Init = s.Container, s.Tool, s.Unit, s.Init
+	r.Container, r.Tool, r.Unit, r.Init, r.InitPath = s.Container, s.Tool, s.Unit, s.Init, s.InitPath
 	r.Kernels = append([]change.BootKernel{}, s.Kernels...)
 	r.Lacks = append([]string{}, s.Lacks()...)
 }

@@ -67,6 +67,20 @@ func openTogether(req Request) (_ *together, err error) {
 	return t, err
 }
 
+// found are the neighbours, with what of it is so already.
+func (t *together) found() []change.Neighbour {
+	for i := range t.beside.Found {
+		n := &t.beside.Found[i]
+		n.Laid = n.Change != ""
+		for _, f := range t.beside.Files {
+			if t.beside.Owner(f.Path) == n.Name && !t.set.Laid(f.Path) {
+				n.Laid = false
+			}
+		}
+	}
+	return t.beside.Found
+}
+
 // plan tells what is to be done, each item with what it changes.
 func (t *together) plan(req Request) ([]change.SetupItem, error) {
 	if !t.acts {

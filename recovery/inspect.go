@@ -22,6 +22,7 @@ type State struct {
 	Kernels   []change.BootKernel
 	Unit      string // enabled, disabled, missing
 	Init      bool   // init= names liveupd-init on the running kernel's command line
+	InitPath  string // where this root has it, or Install will put it
 }
 
 // The tools that make initrds.
@@ -53,6 +54,10 @@ func Inspect(root string, o Options) (*State, error) {
 	s := &State{Live: o.Live, Container: o.Live && o.Container, Tool: tool(r), Unit: unitState(r)}
 	s.Systemd = exists(r, "usr/lib/systemd/systemd") || exists(r, "lib/systemd/systemd")
 	s.Init = o.Live && initNames(o.Cmdline)
+	s.InitPath = "/" + localLib + "/" + InitProgram
+	if packaged := LibDir + "/" + InitProgram; exists(r, packaged) {
+		s.InitPath = "/" + packaged
+	}
 	if s.Container {
 		return s, nil
 	}

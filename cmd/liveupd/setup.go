@@ -30,8 +30,8 @@ liveupd-recover in every initrd (by initramfs-tools or dracut), and units for th
 file systems that no initrd mounts. The initrds are made anew, and read to see that
 they hold it. Doing it again does nothing.
 
-A machine without an initrd boots with init=/usr/local/lib/liveupd/liveupd-init on the
-kernel's command line instead.
+A machine without an initrd boots with init=/usr/lib/liveupd/liveupd-init on the
+kernel's command line instead (/usr/local/lib, where liveupd is not from a package).
 
 It also shows what else updates this machine: unattended-upgrades, apt's own timers,
 needrestart, etckeeper, snapper. By default all of them go on beside liveupd. With
@@ -118,11 +118,11 @@ func setupEnd(o *options, req engine.Request, r *change.SetupReport) error {
 	err := fmt.Errorf("an update that is cut short is not recovered at the next boot: %s", strings.Join(r.Lacks, ", "))
 	for _, k := range r.Kernels {
 		if k.Recovers == "none" {
-			return change.WithHint(err, "boot it with init=/usr/local/lib/liveupd/liveupd-init on its command line")
+			return change.WithHint(err, "boot it with init="+r.InitPath+" on its command line")
 		}
 	}
 	if r.Tool == "none" && !r.Container {
-		return change.WithHint(err, "boot with init=/usr/local/lib/liveupd/liveupd-init on the kernel's command line")
+		return change.WithHint(err, "boot with init="+r.InitPath+" on the kernel's command line")
 	}
 	return err
 }

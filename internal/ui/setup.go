@@ -49,7 +49,9 @@ func (t *text) Setup(r *change.SetupReport) {
 	if r.Init {
 		t.printf("  init=  %s\n", t.paint(green, "liveupd-init"))
 	}
-	t.neighbours(r.Neighbours)
+	if r.Result == "planned" || r.Result == "nothing-to-do" || t.o.Verbose {
+		t.neighbours(r.Neighbours)
+	}
 	would := map[string]string{"planned": "would be done", "done": "was done", "pending": "was done"}[r.Result]
 	if would == "" {
 		t.printf("Nothing to do.\n")
@@ -93,8 +95,13 @@ func (t *text) neighbours(list []change.Neighbour) {
 	t.printf("%s\n", t.paint(bold, "What else updates it"))
 	for _, n := range list {
 		t.printf("  %s: %s\n", clean(n.Name), clean(n.Now))
-		t.printf("      %s\n", clean(n.Keeps))
-		if n.Change != "" {
+		if !n.Laid {
+			t.printf("      %s\n", clean(n.Keeps))
+		}
+		switch {
+		case n.Laid:
+			t.printf("      %s: it %s\n", t.paint(green, "fitted"), clean(n.Change))
+		case n.Change != "":
 			t.printf("      with --live-together it %s\n", clean(n.Change))
 		}
 	}
