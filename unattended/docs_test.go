@@ -79,11 +79,11 @@ func TestMetrics(t *testing.T) {
 
 func TestMotd(t *testing.T) {
 	now := time.Date(2026, 11, 21, 8, 0, 0, 0, time.UTC)
-	if got := Motd(&State{Last: &change.Night{Result: change.NightDone}}, nil, now); got != "" {
+	if got := Motd(&State{Looked: &change.Night{Result: change.NightDone}}, nil, now); got != "" {
 		t.Errorf("after a good night: %q", got)
 	}
 	state := &State{
-		Last:    &change.Night{Result: change.NightRolledBack, Error: "the canary: \x1b[31mno\nmore", Ended: now.Unix() - 3600},
+		Looked:  &change.Night{Result: change.NightRolledBack, Error: "the canary: \x1b[31mno\nmore", Ended: now.Unix() - 3600},
 		BackOff: []change.BackOff{{Source: "apt", Packages: []change.Package{{Name: "a", To: "1"}}, Failures: 1, Until: now.Unix() + 60, Error: "no"}},
 	}
 	list := []change.Generation{{HostAction: change.ActionReboot, Waiting: []change.Waiting{

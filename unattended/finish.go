@@ -30,6 +30,9 @@ func (r *run) finish(ctx context.Context, again time.Time) error {
 	if n.Result == change.NightDone || n.Result == change.NightRolledBack {
 		r.state.Changed = n
 	}
+	if n.Result != change.NightSkipped {
+		r.state.Looked = n
+	}
 	r.state.Runs[n.Result]++
 	if m, ok := resultMessages[n.Result]; ok {
 		r.log(m.id, Sentence(n), nil)

@@ -104,7 +104,7 @@ func Motd(state *State, list []change.Generation, now time.Time) string {
 	var b strings.Builder
 	line := func(format string, args ...any) { fmt.Fprintf(&b, "liveupd: "+format+"\n", args...) }
 	day := func(at int64) string { return time.Unix(at, 0).In(now.Location()).Format("2006-01-02 15:04") }
-	if n := state.Last; n != nil && Bad(n) {
+	if n := state.Looked; n != nil && Bad(n) {
 		line("%s (%s)", plain(Sentence(n)), day(n.Ended))
 	}
 	for _, f := range state.BackOff {

@@ -99,15 +99,12 @@ func sleepUntil(ctx context.Context, h Host, at time.Time) error {
 // once is one run. again is when the same process should run again, the zero time for never.
 func once(ctx context.Context, h Host, o Options, late bool) (_ *change.Night, again time.Time, err error) {
 	r := &run{h: h, o: o, emit: o.Emit, late: late}
-	if r.cfg, err = config.Load(o.confRoot()); err != nil {
-		return nil, again, engine.Usage(err)
-	}
-	r.u = &r.cfg.Unattended
-	if r.rules, err = config.LoadPolicy(o.confRoot()); err != nil {
-		return nil, again, engine.Usage(err)
-	}
 	r.n = newNight(h.Now())
+	unread := r.configure()
 	if o.DryRun {
+		if unread != nil {
+			return nil, again, unread
+		}
 		night, err := r.dryRun(ctx)
 		return night, again, err
 	}
@@ -118,6 +115,10 @@ func once(ctx context.Context, h Host, o Options, late bool) (_ *change.Night, a
 	defer lock.Close()
 	if err := r.open(); err != nil {
 		return nil, again, err
+	}
+	if unread != nil {
+		// Nobody looks at a night that fails each time before it begins, unless it is told like others.
+		return r.n, again, r.misconfigured(unread)
 	}
 	settled, err := r.takeUp(ctx)
 	if errors.Is(err, engine.ErrLeft) {
@@ -131,6 +132,38 @@ func once(ctx context.Context, h Host, o Options, late bool) (_ *change.Night, a
 	}
 	err = errors.Join(err, r.finish(ctx, again))
 	return r.n, again, err
+}
+
+// configure reads the configuration and the rules.
+func (r *run) configure() error {
+	r.cfg, r.u = &config.Config{}, &config.Unattended{}
+	cfg, err := config.Load(r.o.confRoot())
+	if err != nil {
+		return engine.Usage(err)
+	}
+	r.cfg, r.u = cfg, &cfg.Unattended
+	if r.rules, err = config.LoadPolicy(r.o.confRoot()); err != nil {
+		return engine.Usage(err)
+	}
+	return nil
+}
+
+// misconfigured ends a run whose configuration cannot be understood. What a run that was cut off
+// has left stays noted for the next.
+func (r *run) misconfigured(err error) error {
+	_ = r.fails(err)
+	if r.n.Code = 2; r.o.Code != nil {
+		r.n.Code = r.o.Code(err)
+	}
+	r.n.Ended = r.h.Now().Unix()
+	r.state.Last, r.state.Looked = r.n, r.n
+	r.state.Runs[r.n.Result]++
+	r.log(MessageFailed, Sentence(r.n), nil)
+	list, e := r.h.Look(context.Background(), engine.Request{Verb: "status", Unattended: true})
+	if e != nil {
+		r.warn(fmt.Sprintf("what is put off is not known: %v", e))
+	}
+	return errors.Join(err, writeJSON(r.o.Dir, stateName, r.state), publish(r.h, r.o.Dir, r.u, r.state, list))
 }
 
 func newNight(now time.Time) *change.Night {

@@ -444,6 +444,26 @@ func TestDamagedState(t *testing.T) {
 	}
 }
 
+// A mistake in the configuration is a failure that is told like others.
+func TestMisconfigured(t *testing.T) {
+	f := newFake(t, `windows = ["night"]`)
+	f.update("a=1")
+	n, err := f.run(Options{})
+	if !errors.Is(err, engine.ErrUsage) || n == nil || n.Result != change.NightFailed || n.Code != 2 || len(f.log) > 0 {
+		t.Fatalf("%+v, %v, %v", n, err, f.log)
+	}
+	if b, err := os.ReadFile(filepath.Join(f.dir, motdName)); err != nil || !strings.Contains(string(b), "line 4") {
+		t.Errorf("the motd is %q, %v", b, err)
+	}
+	f.configure("")
+	if n, err := f.run(Options{}); err != nil || n.Result != change.NightDone {
+		t.Errorf("%+v, %v", n, err)
+	}
+	if _, err := os.ReadFile(filepath.Join(f.dir, motdName)); err == nil {
+		t.Error("there is still a motd")
+	}
+}
+
 func TestOneAtATime(t *testing.T) {
 	f := newFake(t, "")
 	lock, err := takeLock(f.dir)

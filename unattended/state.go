@@ -27,8 +27,10 @@ const version = 1
 
 // State is what one run tells the next.
 type State struct {
-	Version int              `json:"version"`
-	Last    *change.Night    `json:"last,omitempty"`
+	Version int           `json:"version"`
+	Last    *change.Night `json:"last,omitempty"`
+	// Looked is the last one that was not skipped: what went wrong in it still stands.
+	Looked  *change.Night    `json:"last_looked,omitempty"`
 	Changed *change.Night    `json:"last_change,omitempty"`
 	BackOff []change.BackOff `json:"back_off,omitempty"`
 	Runs    map[string]int64 `json:"runs,omitempty"` // how many ended so, by result

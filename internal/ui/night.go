@@ -161,7 +161,7 @@ func (t *text) Policy(p *change.PolicyReport) {
 	t.clear()
 	t.warnings(p.Warnings)
 	if p.Allowed {
-		t.printf("%s\n", t.paint(green, "At "+t.when(p.At)+" an unattended run may change something, up to "+p.Max))
+		t.printf("%s\n", t.paint(green, "At "+t.when(p.At)+" an unattended run may change something"))
 	} else {
 		t.printf("%s\n", t.paint(yellow, "At "+t.when(p.At)+" an unattended run may change nothing"))
 	}
@@ -172,6 +172,7 @@ func (t *text) Policy(p *change.PolicyReport) {
 		}
 		t.printf("  %s  %-10s  %s\n", t.paint(color, fmt.Sprintf("%-3s", mark)), a.What, clean(a.Detail))
 	}
+	t.printf("  %-3s  %-10s  up to a %s; what is above is put off\n", "", "max", clean(p.Max))
 	if len(p.Rules) > 0 {
 		t.printf("%s\n", t.paint(bold, "Rules, of which the last one that applies counts"))
 	}

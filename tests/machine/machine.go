@@ -269,6 +269,22 @@ func (m *Machine) awaitBoot() error {
 	return fmt.Errorf("it is still %q after %v", state, bootLimit)
 }
 
+// AwaitReboot waits until a machine has asked for its own reboot, and boots it again: nspawn
+// itself does so only where /run is a file system of its own.
+func (m *Machine) AwaitReboot() {
+	m.t.Helper()
+	select {
+	case <-m.exited:
+	case <-time.After(bootLimit):
+		m.t.Fatalf("machine %s does not reboot\n%s", m.Name, m.Console(40))
+	}
+	if console := m.Console(40); !strings.Contains(console, "being rebooted") {
+		m.t.Fatalf("machine %s ended, and asked for no reboot\n%s", m.Name, console)
+	}
+	m.Crash()
+	m.Start()
+}
+
 // findLeader returns the machine's PID 1 as the host numbers it, 0 while there
 // is none: the child of nspawn that is init of its own PID namespace and runs systemd.
 func findLeader(nspawn int) int {

@@ -30,6 +30,7 @@ const units = "../../packaging/systemd"
 type app struct {
 	name, version, text string
 	service             string // further lines of its [Service]
+	file                string // a further file of it
 }
 
 const unitText = `[Unit]
@@ -65,6 +66,9 @@ func (a app) build(t testing.TB, dir string) string {
 	}
 	put("usr/lib/"+a.name+"/run", script+"while :; do sleep 3600; done\n", 0o755)
 	put("usr/lib/systemd/system/"+a.name+".service", fmt.Sprintf(unitText, a.name, a.service), 0o644)
+	if a.file != "" {
+		put(a.file, a.text, 0o644)
+	}
 	file := filepath.Join(dir, a.name+"_"+a.version+"_all.deb")
 	out, err := exec.Command("dpkg-deb", "--root-owner-group", "-Zgzip", "--build", work, file).CombinedOutput()
 	if err != nil {

@@ -30,6 +30,7 @@ func TestNight(t *testing.T) {
 		{"windows", windows, false},
 		{"deferrals", deferrals, false},
 		{"two", two, false},
+		{"reboot", reboot, true},
 		{"ten nights", tenNights, true},
 	} {
 		if part.long && !long() {
