@@ -41,10 +41,10 @@ func (b *bench) night(roots string) error {
 	if err := prepareNight(base, b.liveupd); err != nil {
 		return err
 	}
-	contenders := []struct{ name, script string }{
+	contenders := []struct{ name, before, script string }{
 		// 4: the plan has a host action, which is left to the operator.
-		{"liveupd apply", `/usr/local/bin/liveupd apply --full-upgrade --yes --json; rc=$?; [ $rc = 0 ] || [ $rc = 4 ]`},
-		{"unattended-upgrades, needrestart", `apt-get -q update && unattended-upgrade -v`},
+		{"liveupd unattended", "/usr/local/bin/liveupd setup --yes", `/usr/local/bin/liveupd unattended --json; rc=$?; [ $rc = 0 ] || [ $rc = 4 ]`},
+		{"unattended-upgrades, needrestart", "true", `apt-get -q update && unattended-upgrade -v`},
 	}
 	rows := map[string]*row{}
 	var order []string
@@ -59,14 +59,13 @@ func (b *bench) night(roots string) error {
 	label := fmt.Sprintf("a night of %d packages", count)
 	for i := range b.runs {
 		for _, c := range contenders {
-			n, err := b.oneNight(base, c.script)
+			n, err := b.oneNight(base, c.before, c.script)
 			if err != nil {
 				return fmt.Errorf("%s: %w", c.name, err)
 			}
 			add(label, c.name, "ms", n.ms)
 			add("packages installed in it", c.name, "", float64(n.installed))
 			add("services interrupted in it", c.name, "", float64(len(n.interrupted)))
-			add("interruptions of services in it", c.name, "", float64(n.restarts))
 			for _, s := range n.clients {
 				add(s.Name+": requests that failed", c.name, "", float64(s.Failed))
 				add(s.Name+": longest gap", c.name, "ms", s.GapMS)
@@ -86,12 +85,11 @@ type nightly struct {
 	ms          float64
 	installed   int
 	interrupted []string // services of which the main process or the invocation is another one
-	restarts    int      // how often systemd started any service anew
 	clients     []served
 	broken      int // sessions
 }
 
-func (b *bench) oneNight(base, script string) (_ *nightly, err error) {
+func (b *bench) oneNight(base, before, script string) (_ *nightly, err error) {
 	root := filepath.Join(b.dir, "night")
 	if err := removeAll(root); err != nil {
 		return nil, err
@@ -101,7 +99,10 @@ func (b *bench) oneNight(base, script string) (_ *nightly, err error) {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, g.Close(), removeAll(root)) }()
-	before, err := installedIn(root)
+	if out, err := exec.Command("nsenter", g.enter("sh", "-uc", before)...).CombinedOutput(); err != nil {
+		return nil, fmt.Errorf("%s: %w\n%s", before, err, out)
+	}
+	installed, err := installedIn(root)
 	if err != nil {
 		return nil, err
 	}
@@ -119,7 +120,6 @@ func (b *bench) oneNight(base, script string) (_ *nightly, err error) {
 	if err != nil {
 		return nil, err
 	}
-	since := time.Now()
 	s, err := b.timed("nsenter", g.enter("env", "DEBIAN_FRONTEND=noninteractive", "LC_ALL=C.UTF-8",
 		"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "sh", "-uc", script)...)
 	if err != nil {
@@ -143,9 +143,6 @@ func (b *bench) oneNight(base, script string) (_ *nightly, err error) {
 			n.interrupted = append(n.interrupted, unit)
 		}
 	}
-	if n.restarts, err = g.starts(since); err != nil {
-		return nil, err
-	}
 	if n.clients, err = ask.end(); err != nil {
 		return nil, err
 	}
@@ -154,7 +151,7 @@ func (b *bench) oneNight(base, script string) (_ *nightly, err error) {
 		return nil, err
 	}
 	old := map[string]bool{}
-	for line := range strings.Lines(before) {
+	for line := range strings.Lines(installed) {
 		old[strings.TrimSpace(line)] = true
 	}
 	for line := range strings.Lines(now) {
@@ -185,6 +182,7 @@ func prepareNight(root, liveupd string) error {
 Unattended-Upgrade::Mail "";
 Dpkg::Options { "--force-confold"; "--force-confdef"; };
 `),
+		write("etc/liveupd/liveupd.toml", "[unattended]\nenabled = true\n"),
 		write("etc/needrestart/conf.d/night.conf", "$nrconf{restart} = 'a';\n"),
 		write("srv/archive/Release", "Origin: Bench\nLabel: Bench\nSuite: stable\nCodename: bookworm\n"))
 }
@@ -212,25 +210,6 @@ func (g *guest) services() (map[string]string, error) {
 		}
 	}
 	return list, nil
-}
-
-// starts counts systemd's messages that a service was started: its ID is
-// SD_MESSAGE_UNIT_STARTED of sd-messages.h.
-func (g *guest) starts(since time.Time) (int, error) {
-	out, err := exec.Command("nsenter", g.enter("journalctl", "-q", "-o", "json", "--output-fields=UNIT", "--since=@"+strconv.FormatInt(since.Unix(), 10),
-		"MESSAGE_ID=39f53479d3a045ac8e11786248231fbf")...).Output()
-	if err != nil {
-		return 0, fmt.Errorf("journalctl: %w", err)
-	}
-	n := 0
-	for line := range strings.Lines(string(out)) {
-		var m struct{ UNIT string }
-		if json.Unmarshal([]byte(line), &m) == nil && strings.HasSuffix(m.UNIT, ".service") &&
-			!strings.HasPrefix(m.UNIT, "user") && !strings.HasPrefix(m.UNIT, "run-") && !strings.HasPrefix(m.UNIT, "liveupd-") {
-			n++
-		}
-	}
-	return n, nil
 }
 
 // asking is a program that runs beside an upgrade.
