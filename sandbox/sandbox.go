@@ -88,6 +88,7 @@ const (
 	Devices       Protection = "devices"      // a /dev that takes no new nodes
 	HiddenRun     Protection = "run"          // a /run that has nothing of the host's
 	Layers        Protection = "layers"       // the overlays over the root
+	BarredCalls   Protection = "calls"        // the filter of system calls
 	Cleanup       Protection = "cleanup"      // the end of what a command left behind
 )
 

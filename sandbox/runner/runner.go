@@ -15,6 +15,7 @@ import (
 
 	"github.com/opencontainers/runc/libcontainer"
 
+	"github.com/liveupd/liveupd/internal/sys"
 	"github.com/liveupd/liveupd/sandbox"
 )
 
@@ -29,6 +30,14 @@ type View struct {
 // before each.
 func Run(v View, s sandbox.Spec, begin func(sandbox.Command), gone <-chan struct{}) (*sandbox.Result, error) {
 	res := &sandbox.Result{}
+	var notes []string
+	if !slices.Contains(s.Without, sandbox.BarredCalls) {
+		// From here on: nothing of what is barred is needed to start a container.
+		if err := sys.BarCalls(); err != nil {
+			notes = append(notes, fmt.Sprintf("the command runs without a filter of system calls: %v", err))
+		}
+	}
+	defer func() { res.Notes = append(notes, res.Notes...) }()
 	for i, c := range s.Commands {
 		res.Failed = i
 		begin(c)

@@ -27,6 +27,7 @@ func mayDiffer(p string) bool {
 	case under("var/lib/systemd/random-seed", "etc/machine-id", "srv"):
 	case under("var/lib/dpkg/lock", "var/lib/dpkg/lock-frontend", "var/lib/dpkg/triggers/Lock", "var/lib/apt/daily_lock"):
 	case under("usr/local/bin"): // the programs of the test
+	case under("var/lib/liveupd"), p == "var/lib": // what liveupd tells at logins
 	default:
 		return false
 	}

@@ -37,6 +37,12 @@ func asHost(t *testing.T, f func(h *host)) {
 		if err := syscall.Mount("", "/", "", syscall.MS_REC|syscall.MS_PRIVATE, ""); err != nil {
 			t.Fatal(err)
 		}
+		// The copies of what other tests have mounted would keep their devices busy.
+		for _, point := range mountPoints(t) {
+			if (strings.HasPrefix(point, "/var/") || strings.HasPrefix(point, "/tmp/")) && !strings.HasPrefix(dir+"/", point+"/") {
+				_ = syscall.Unmount(point, syscall.MNT_DETACH) // one may lie below another
+			}
+		}
 		f(&host{t: t, dir: dir, root: filepath.Join(dir, "root"), program: os.Getenv(inside + "_PROGRAM")})
 		return
 	}
@@ -62,6 +68,20 @@ func asHost(t *testing.T, f func(h *host)) {
 		t.Fatalf("%v\n%s", err, out)
 	}
 	t.Logf("%s", out)
+}
+
+// mountPoints is where something is mounted.
+func mountPoints(t *testing.T) []string {
+	t.Helper()
+	b, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var points []string
+	for line := range strings.Lines(string(b)) {
+		points = append(points, strings.Fields(line)[4])
+	}
+	return points
 }
 
 // run runs a shell script in the sandbox, and gives what it printed.

@@ -10,6 +10,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -148,6 +149,26 @@ var probes = map[string]func(args []string) error{
 		n, err := unix.Read(fd, b)
 		if err == nil && string(b[:n]) != a[3] {
 			err = fmt.Errorf("it holds %q", b[:n])
+		}
+		return err
+	},
+	"keys": func([]string) error {
+		// The session's keyring is the caller's.
+		_, err := unix.KeyctlGetKeyringID(unix.KEY_SPEC_SESSION_KEYRING, false)
+		return err
+	},
+	"bpf": func([]string) error { return reached(raw(unix.SYS_BPF, 0, 0, 0), unix.EINVAL, unix.EFAULT) },
+	"perf": func([]string) error {
+		return reached(raw(unix.SYS_PERF_EVENT_OPEN, 0), unix.EFAULT, unix.EINVAL, unix.EACCES)
+	},
+	"io_uring": func([]string) error { return reached(raw(unix.SYS_IO_URING_SETUP, 0, 0), unix.EFAULT, unix.EINVAL) },
+	"clone3":   func([]string) error { return reached(raw(unix.SYS_CLONE3, 0, 0), unix.EINVAL, unix.EFAULT) },
+	"syslog":   func([]string) error { return raw(unix.SYS_SYSLOG, 10, 0, 0) },
+	"vsock":    func([]string) error { _, err := unix.Socket(unix.AF_VSOCK, unix.SOCK_STREAM, 0); return err },
+	"child": func([]string) error {
+		p, err := os.StartProcess("/bin/true", []string{"true"}, &os.ProcAttr{Sys: &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWUSER | unix.CLONE_NEWNS}})
+		if err == nil {
+			_, err = p.Wait()
 		}
 		return err
 	},
