@@ -42,10 +42,12 @@ func (u *User) loadPath() []string {
 	run("user.control", "transient", "generator.early")
 	home("/.config/systemd/user", "/.config/systemd/user.attached")
 	out = append(out, "/etc/xdg/systemd/user", "/etc/systemd/user")
-	run("user", "user.attached", "generator")
+	run("user", "user.attached")
+	out = append(out, "/run/systemd/user")
+	run("generator")
 	home("/.local/share/systemd/user")
 	out = append(out,
-		"/run/systemd/user", "/usr/local/share/systemd/user", "/usr/share/systemd/user",
+		"/usr/local/share/systemd/user", "/usr/share/systemd/user",
 		"/usr/local/lib/systemd/user", "/usr/lib/systemd/user", "/lib/systemd/user")
 	run("generator.late")
 	return out
