@@ -245,8 +245,11 @@ func TestPresetLinks(t *testing.T) {
 		{"enabled", install, nil, []change.Preset{rule("enable", "n.service")}, "multi-user.target.wants/n.service"},
 		{"no rule", install, nil, nil, ""},
 		{"the first rule counts", install, nil, []change.Preset{rule("disable", "n*"), rule("enable", "n.service")}, ""},
-		{"all ways", "[Install]\nWantedBy=a.target\nRequiredBy=b.target\nUpheldBy=c.target\nAlias=m.service\nAlias=m.timer", nil,
-			[]change.Preset{rule("enable", "*")}, "a.target.wants/n.service b.target.requires/n.service c.target.upholds/n.service m.service"},
+		{
+			"all ways", "[Install]\nWantedBy=a.target\nRequiredBy=b.target\nUpheldBy=c.target\nAlias=m.service\nAlias=m.timer", nil,
+			[]change.Preset{rule("enable", "*")},
+			"a.target.wants/n.service b.target.requires/n.service c.target.upholds/n.service m.service",
+		},
 		{"a path in the place of a name", "[Install]\nWantedBy=../../x.target", nil, []change.Preset{rule("enable", "*")}, ""},
 		{"it was there before", install, func(old, _ *change.Tree) { old.Units["n.service"] = define("n.service", install) }, []change.Preset{rule("enable", "*")}, ""},
 		{"the administrator has a drop-in", install, func(old, _ *change.Tree) { old.Touched = map[string]bool{"n.service": true} }, []change.Preset{rule("enable", "*")}, ""},

@@ -44,14 +44,24 @@ func of(pairs ...string) map[string]string {
 }
 
 var cases = []kase{
-	{"a module", func(_ *testing.T, u *fixture.Tree) { u.File(modulePart, "x = 2\n", 0o644) }, change.ActionNone,
+	{
+		"a module", func(_ *testing.T, u *fixture.Tree) { u.File(modulePart, "x = 2\n", 0o644) }, change.ActionNone,
 		of("module.service", "restart", "desk.service", "defer"),
-		[]string{"restart user@1000.service/module.service", "restart user@1001.service/module.service"}, true},
-	{"what a script of her own sources", func(_ *testing.T, u *fixture.Tree) { u.File("usr/lib/module/common.sh", "greeting=hi\n", 0o644) }, change.ActionNone,
-		of("alice:own.service", "restart"), []string{"restart user@1000.service/own.service"}, false},
-	{"a library that is mapped", func(t *testing.T, u *fixture.Tree) { u.File(pluginPath, rebuilt(t, plugin(t, "trixie")), 0o755) }, change.ActionNone,
+		[]string{"restart user@1000.service/module.service", "restart user@1001.service/module.service"},
+		true,
+	},
+	{
+		"what a script of her own sources", func(_ *testing.T, u *fixture.Tree) { u.File("usr/lib/module/common.sh", "greeting=hi\n", 0o644) }, change.ActionNone,
+		of("alice:own.service", "restart"),
+		[]string{"restart user@1000.service/own.service"},
+		false,
+	},
+	{
+		"a library that is mapped", func(t *testing.T, u *fixture.Tree) { u.File(pluginPath, rebuilt(t, plugin(t, "trixie")), 0o755) }, change.ActionNone,
 		of("plugin.service", "restart"),
-		[]string{"restart user@1000.service/plugin.service", "restart user@1001.service/plugin.service"}, false},
+		[]string{"restart user@1000.service/plugin.service", "restart user@1001.service/plugin.service"},
+		false,
+	},
 	{"a description", func(_ *testing.T, u *fixture.Tree) {
 		u.File(units+"plain.service", strings.Replace(files[units+"plain.service"], "A service", "Another", 1), 0o644)
 	}, change.ActionNone, of(), []string{"daemon-reload user@1000.service/systemd", "daemon-reload user@1001.service/systemd"}, false},
@@ -71,11 +81,15 @@ var cases = []kase{
 	}, change.ActionNone, of("alice:own.service", "restart"), []string{
 		"daemon-reload user@1000.service/systemd", "restart user@1000.service/own.service", "daemon-reload user@1001.service/systemd",
 	}, false},
-	{"a unit that is masked", func(_ *testing.T, u *fixture.Tree) { u.Symlink("etc/systemd/user/plain.service", "/dev/null") }, change.ActionNone,
-		of("plain.service", "stop"), []string{
+	{
+		"a unit that is masked", func(_ *testing.T, u *fixture.Tree) { u.Symlink("etc/systemd/user/plain.service", "/dev/null") }, change.ActionNone,
+		of("plain.service", "stop"),
+		[]string{
 			"stop user@1000.service/plain.service", "stop user@1001.service/plain.service",
 			"daemon-reload user@1000.service/systemd", "daemon-reload user@1001.service/systemd",
-		}, true},
+		},
+		true,
+	},
 	{"a unit that is enabled for all", func(_ *testing.T, u *fixture.Tree) {
 		u.File(units+"extra.service", unit("Another", "ExecStart=/usr/bin/sleep infinity"), 0o644).
 			Symlink("etc/systemd/user/default.target.wants/extra.service", "/"+units+"extra.service")
