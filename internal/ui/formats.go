@@ -160,13 +160,20 @@ func Batch(r *change.CheckReport) []byte {
 			line("UCEXP", r.Microcode.Newest)
 		}
 	}
+	sessions := slices.Clone(t.sessions)
 	for _, u := range t.units {
-		line("SVC", u.Unit)
+		// Who reads a service's line restarts it with systemctl: a user's would be
+		// the system's namesake there.
+		if u.Manager == "" {
+			line("SVC", u.Unit)
+		} else if !slices.Contains(sessions, u.Manager) {
+			sessions = append(sessions, u.Manager)
+		}
 	}
 	for _, u := range t.containers {
 		line("CONT", u.Unit)
 	}
-	for _, s := range t.sessions {
+	for _, s := range sessions {
 		line("SESS", s)
 	}
 	return b.Bytes()

@@ -110,3 +110,15 @@ func TestOpenMetricsSyntax(t *testing.T) {
 		t.Errorf("only %d samples", len(seen))
 	}
 }
+
+// A script that restarts what it reads must not take a user's unit for the system's.
+func TestBatchOfUsers(t *testing.T) {
+	got := string(Batch(&change.CheckReport{Units: []change.Stale{
+		{Unit: "nginx.service", Action: change.ActionRestart},
+		{Unit: "nginx.service", Manager: "user@1000.service", Action: change.ActionRestart},
+		{Unit: "b.service", Manager: "user@1000.service", Action: change.ActionRestart},
+	}}))
+	if strings.Count(got, "NEEDRESTART-SVC:") != 1 || strings.Count(got, "NEEDRESTART-SESS: user@1000.service\n") != 1 {
+		t.Errorf("the lines are\n%s", got)
+	}
+}
