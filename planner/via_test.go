@@ -19,7 +19,8 @@ func TestWayFrom(t *testing.T) {
 		{Path: "/etc/default/a", Kind: "environment", Via: "/etc/systemd/system/a.service"},
 		{Path: "/opt/lib.sh", Kind: "script", Via: "/opt/app.py"},
 		// Two that name each other end.
-		{Path: "/x", Kind: "module", Via: "/y"}, {Path: "/y", Kind: "module", Via: "/x"},
+		{Path: "/x", Kind: "module", Via: "/y"},
+		{Path: "/y", Kind: "module", Via: "/x"},
 	}}
 	link := func(kind, path string) change.Link { return change.Link{Kind: kind, Path: path} }
 	unit := func(kind string) change.Link { return change.Link{Kind: kind, Unit: "a.service"} }

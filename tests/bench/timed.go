@@ -15,6 +15,7 @@ import (
 // sample is one run of one contender.
 type sample struct {
 	MS     float64 // from start to end
+	CPUMS  float64 // processor time of the process and its children
 	PeakMB float64 // the greatest resident set of the process and its children
 	out    []byte
 }
@@ -37,6 +38,7 @@ func frame(to string, args []string) int {
 	}
 	if usage, ok := cmd.ProcessState.SysUsage().(*syscall.Rusage); ok {
 		s.PeakMB = float64(usage.Maxrss) / 1024 // Linux counts in KiB
+		s.CPUMS = float64(cmd.ProcessState.UserTime().Microseconds()+cmd.ProcessState.SystemTime().Microseconds()) / 1000
 	}
 	b, err := json.Marshal(s)
 	if err == nil {
