@@ -24,7 +24,7 @@ BUILD := CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=$(VCS) -ldflags '-s -w'
 
 # The Debian roots that tests boot, and the packages whose tests have a long form.
 ROOTS := small bookworm trixie peers together vm
-LONG  := ./transact ./tests/power ./tests/vm ./tests/layouts ./tests/boot ./recovery/...
+LONG  := ./transact ./tests/power ./tests/vm ./tests/layouts ./tests/boot ./tests/deb ./recovery/...
 
 .DEFAULT_GOAL := help
 .PHONY: help build run check test test-long bench deb install clean

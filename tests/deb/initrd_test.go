@@ -89,7 +89,7 @@ func TestInitrd(t *testing.T) {
 	if got := verdicts(); got != "no missing" {
 		t.Errorf("purged: %s", got)
 	}
-	if os.Getenv("LIVEUPD_LONG") != "1" {
+	if !long() {
 		return
 	}
 	vm.Require(t)

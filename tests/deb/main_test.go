@@ -17,6 +17,9 @@ import (
 	"github.com/liveupd/liveupd/tests/machine"
 )
 
+// long tells whether the long form is asked for: another release, another architecture, a boot.
+func long() bool { return os.Getenv("LIVEUPD_LONG") == "1" }
+
 // Versions of the packages that the tests make of one source.
 const (
 	oldVersion = "1.0"
