@@ -281,6 +281,7 @@ func (m *Machine) AwaitReboot() {
 	if console := m.Console(40); !strings.Contains(console, "being rebooted") {
 		m.t.Fatalf("machine %s ended, and asked for no reboot\n%s", m.Name, console)
 	}
+	m.leader = 0 // its number may be another process's by now
 	m.Crash()
 	m.Start()
 }

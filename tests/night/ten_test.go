@@ -11,27 +11,24 @@ import (
 // Ten nights, of which every third fails: what they keep does not grow.
 func tenNights(r *rig) {
 	r.configure(`canary = ["` + r.script("ten", `case $(cat /run/alpha.version) in 50[369]) exit 1;; esac`) + `"]`)
-	used := func() (kept, state int64) {
+	used := func(dir string) (kB int64) {
 		r.t.Helper()
-		for _, dir := range []string{"/.liveupd", "/var/lib/liveupd"} {
-			_, err := fmt.Sscan(r.Shell("du -sk --apparent-size "+dir+" | cut -f1"), &kept)
-			if err != nil {
-				r.t.Fatal(err)
-			}
-			state, kept = kept, state
+		if _, err := fmt.Sscan(r.Shell("du -sk --apparent-size "+dir+" | cut -f1"), &kB); err != nil {
+			r.t.Fatal(err)
 		}
-		return state, kept
+		return kB
 	}
 	var first, firstState int64
 	for night := range 10 {
 		version := fmt.Sprint(500 + night)
+		r.clockOn(night, "03:00:00")
 		r.publish(app{name: "alpha", version: version, text: strings.Repeat(version, 100000)})
 		want := change.NightDone
 		if night%3 == 0 && night > 0 {
 			want = change.NightRolledBack
 		}
 		n := r.want(r.night(), want)
-		kept, state := used()
+		kept, state := used("/.liveupd"), used("/var/lib/liveupd")
 		r.t.Logf("night %d: %s; .liveupd has %d kB, /var/lib/liveupd %d kB", night, n.Result, kept, state)
 		if night == 3 {
 			first, firstState = kept, state
@@ -40,6 +37,7 @@ func tenNights(r *rig) {
 			r.t.Errorf("night %d: what is kept has grown from %d and %d kB to %d and %d", night, first, firstState, kept, state)
 		}
 	}
+	r.Shell("rm /etc/localtime")
 	for _, dir := range []string{"/run/liveupd", "/var/lib/liveupd"} {
 		files, err := filepath.Glob(r.Path(dir + "/*"))
 		if err != nil || len(files) > 12 {

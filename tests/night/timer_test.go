@@ -25,7 +25,7 @@ func TestNight(t *testing.T) {
 		{"disabled", disabled, true},
 		{"failure", failure, false},
 		{"hooks", hooks, true},
-		{"canary", canary, false},
+		{"canary", canary, true},
 		{"cut", cut, false},
 		{"windows", windows, false},
 		{"deferrals", deferrals, false},

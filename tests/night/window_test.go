@@ -14,12 +14,18 @@ import (
 // offset has seconds (tzfile(5)), and the kernel's clock is the host's, which no test may set.
 func (r *rig) clock(shows string) {
 	r.t.Helper()
+	r.clockOn(0, shows)
+}
+
+// clockOn does so for a day after today.
+func (r *rig) clockOn(day int, shows string) {
+	r.t.Helper()
 	at, err := time.Parse("15:04:05", shows)
 	if err != nil {
 		r.t.Fatal(err)
 	}
 	now := time.Now().UTC()
-	offset := int32((at.Hour()-now.Hour())*3600 + (at.Minute()-now.Minute())*60 + at.Second() - now.Second())
+	offset := int32(day*86400 + (at.Hour()-now.Hour())*3600 + (at.Minute()-now.Minute())*60 + at.Second() - now.Second())
 	zone := append([]byte("TZif"), make([]byte, 16)...)
 	for _, count := range []uint32{0, 0, 0, 0, 1, 4} {
 		zone = binary.BigEndian.AppendUint32(zone, count)
