@@ -89,6 +89,9 @@ func (r *run) watch(ctx context.Context, steps []change.Step) (end func()) {
 				r.warn("the units are not compared with before: %v", err)
 			}
 		}
+		if w.before != nil {
+			w.readdress(r.p.plan)
+		}
 	}
 	if r.id() != "" {
 		remember(memory{r.id(), w.guard.Mode, w.network(), w.before})

@@ -42,6 +42,24 @@ func (r *run) touched(steps []change.Step) health.Touched {
 	return out
 }
 
+// readdress marks the services whose sockets are opened for them and change: where they
+// listen is said by the socket's unit.
+func (w *watching) readdress(plan *change.Plan) {
+	changes := map[string]bool{}
+	for _, u := range plan.Units {
+		if strings.HasSuffix(u.Unit, ".socket") && u.Manager == "" {
+			changes[u.Unit] = u.Action == change.ActionStop || slices.ContainsFunc(u.Reasons, configured)
+		}
+	}
+	for name, t := range w.touched {
+		u := w.before.Units[name]
+		if u != nil && slices.ContainsFunc(u.TriggeredBy, func(socket string) bool { return changes[socket] }) {
+			t.Configured = true
+			w.touched[name] = t
+		}
+	}
+}
+
 // configured tells whether a reason is what an administrator or a packager says of how a
 // unit is to run, and not the program itself.
 func configured(reason change.Reason) bool {

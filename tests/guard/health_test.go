@@ -43,6 +43,7 @@ func testHealth(t *testing.T, m *machine.Machine) {
 		{"it listens elsewhere", false, mode("crash = 0\nport = 8078\n"), "", "", "listeners", "tcp 127.0.0.1:8077", "! ss -ltn | grep -q :8077"},
 		// Its negative control is the case after it.
 		{"its own command fails", true, mode("crash = 0\nport = 8077\n# 2\n"), "rm /run/well", "touch /run/well", "command", "exit status 1", ""},
+		{"commands run as their units", false, map[string]string{"usr/lib/app/conf": "2\n"}, "", "[ $(sort /run/asked/names | xargs | tr ' ' ,) = root,www-data ]", "command", "", ""},
 		{"it is well", false, mode("crash = 0\nport = 8077\n# 3\n"), "", "", "command", "", ""},
 	}
 	for _, tt := range tests {

@@ -91,6 +91,22 @@ if [ -n "$WRONG" ]; then ip -n router link set there0 address 02:00:00:00:77:77;
 	// What an update reaches, and what each way of being unwell looks like.
 	"usr/lib/systemd/system/app.service": "[Unit]\nX-Liveupd-Watch=/usr/lib/app/conf\n[Service]\nType=exec\nExecStart=/usr/bin/python3 -B /usr/lib/app/main.py\n" +
 		"Restart=always\nRestartSec=1\nX-Liveupd-Health=/usr/bin/test -e /run/well\n\n[Install]\nWantedBy=multi-user.target\n",
+	// Commands that see as whom and with what they run.
+	"usr/lib/systemd/system/who.service": "[Unit]\nX-Liveupd-Watch=/usr/lib/app/conf\n[Service]\nUser=www-data\nSupplementaryGroups=mail\nEnvironment=NAME=who\n" +
+		"EnvironmentFile=/etc/envapp.conf\nExecStart=/usr/bin/sleep infinity\nX-Liveupd-Health=/usr/lib/app/who www-data who\n" +
+		"X-Liveupd-Health=+/usr/lib/app/who root\n\n[Install]\nWantedBy=multi-user.target\n",
+	"usr/lib/systemd/system/some.service": "[Unit]\nX-Liveupd-Watch=/usr/lib/app/conf\n[Service]\nDynamicUser=yes\nEnvironment=NAME=some\n" +
+		"ExecStart=/usr/bin/sleep infinity\nX-Liveupd-Health=/usr/lib/app/who some some\n\n[Install]\nWantedBy=multi-user.target\n",
+	"usr/lib/app/who": `#!/bin/sh -eu
+# A dynamic user has a number; its name is known where nss-systemd is.
+[ "$1" = some ] && [ "$(id -u)" -ge 61184 ] || [ "$(id -un)" = "$1" ]
+[ "${NAME-}" = "${2-}" ]
+[ "$1" != www-data ] || [ "$COLOUR" = green ]
+# The run that asks can write to the root; whom it asks cannot by that.
+[ "$1" = root ] || ! touch /usr/lib/app/written 2>/dev/null
+# A dynamic user may write nowhere.
+[ "$1" = some ] || echo "$1" >>/run/asked/names
+`,
 	"usr/lib/app/main.py": appMain,
 	"usr/lib/app/mode.py": "crash = 0\nport = 8077\n",
 	"usr/lib/app/conf":    "1\n",
@@ -170,7 +186,7 @@ func boot(t *testing.T) *machine.Machine {
 	t.Helper()
 	machine.Require(t)
 	m := machine.Boot(t, machine.Options{Customize: services, Programs: machine.Programs(t)})
-	m.Shell("systemctl reset-failed; touch /run/well")
+	m.Shell("systemctl reset-failed; touch /run/well; mkdir -m 1777 /run/asked; install -m 666 /dev/null /run/asked/names")
 	configure(t, m, "")
 	for deadline := time.Now().Add(time.Minute); !reached(m, "10.77.0.2") || !reached(m, "10.78.0.2"); time.Sleep(100 * time.Millisecond) {
 		if time.Now().After(deadline) {
