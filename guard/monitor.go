@@ -53,6 +53,7 @@ type Monitor struct {
 	before *change.Network
 	ignore []string
 	take   func() (*change.Network, error)
+	ask    func(*change.Network) // the routers, whether they are there
 	events chan struct{}
 	done   chan struct{}
 	closed sync.WaitGroup
@@ -72,7 +73,7 @@ func Watch(before *change.Network, ignore []string) (*Monitor, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot listen to what becomes of the network: %w", err)
 	}
-	m := newMonitor(before, ignore, Take)
+	m := newMonitor(before, ignore, Take, probe)
 	m.stop = sock.Close
 	if m.before == nil {
 		// The routers are asked first: one that has not been spoken to for a while is
@@ -108,9 +109,9 @@ func Watch(before *change.Network, ignore []string) (*Monitor, error) {
 	return m, nil
 }
 
-func newMonitor(before *change.Network, ignore []string, take func() (*change.Network, error)) *Monitor {
+func newMonitor(before *change.Network, ignore []string, take func() (*change.Network, error), ask func(*change.Network)) *Monitor {
 	return &Monitor{
-		before: before, ignore: ignore, take: take, away: map[string]*away{}, stop: func() {},
+		before: before, ignore: ignore, take: take, ask: ask, away: map[string]*away{}, stop: func() {},
 		events: make(chan struct{}, 1), done: make(chan struct{}),
 	}
 }
@@ -223,6 +224,7 @@ func (m *Monitor) Settle(ctx context.Context, watch, wait time.Duration) ([]Loss
 	began := time.Now()
 	asked := time.Time{}
 	for {
+		look := time.Now()
 		list, err := m.Lost()
 		if err != nil {
 			return nil, err
@@ -234,7 +236,7 @@ func (m *Monitor) Settle(ctx context.Context, watch, wait time.Duration) ([]Loss
 			m.mu.Unlock()
 			// The routers are asked when all else is there.
 			if over >= watch && asked.IsZero() {
-				probe(m.before)
+				m.ask(m.before)
 				asked = time.Now()
 			}
 			if !asked.IsZero() && m.answered() && (calm || over > watch+2*wait) {
@@ -252,14 +254,14 @@ func (m *Monitor) Settle(ctx context.Context, watch, wait time.Duration) ([]Loss
 			}
 			// A router that came late is heard of only when it is asked again.
 			if time.Since(asked) > 2*time.Second && !slices.ContainsFunc(list, func(l Loss) bool { return l.Kind != "neighbour" }) {
-				probe(m.before)
+				m.ask(m.before)
 				asked = time.Now()
 			}
 		}
 		select {
 		case <-ctx.Done():
 			return list, nil
-		case <-time.After(eventPause):
+		case <-time.After(max(eventPause, time.Since(look))): // half of the time at most
 		}
 	}
 }

@@ -160,6 +160,7 @@ func TestGuard(t *testing.T) {
 		test  func(*testing.T, *machine.Machine)
 	}{
 		{"network", true, testNetwork},
+		{"put back", false, testPutBack},
 		{"containers", true, testContainers},
 		{"health", true, testHealth},
 		{"restart", false, testRestart},

@@ -97,6 +97,27 @@ func testNetwork(t *testing.T, m *machine.Machine) {
 	}
 }
 
+// What neither the old files nor the units in charge of the network bring back is put back
+// as it was before, and told.
+func testPutBack(t *testing.T, m *machine.Machine) {
+	m.Shell("ip route add 10.79.0.0/16 via 10.78.0.1")
+	out := apply(t, m, update(t, m, map[string]string{"usr/lib/app/mode.py": `import subprocess
+for line in ("link set lan0 nomaster", "link set lan0 down", "address flush dev br0"):
+    subprocess.run(["ip"] + line.split(), check=True)
+crash = 0
+port = 8077
+`})).Want(t, 3)
+	for _, what := range []string{"lan0 as a port of br0", "10.78.0.2/24 on br0", "route 10.79.0.0/16 via 10.78.0.1 dev br0"} {
+		if f := result(out, what); f.Result != change.NetPutBack || !strings.Contains(f.After, "app.service") {
+			t.Errorf("the report says %+v of %s", f, what)
+		}
+	}
+	if !reached(m, "10.78.0.2") || !strings.Contains(m.Shell("ip route"), "10.79.0.0/16 via 10.78.0.1 dev br0") {
+		t.Errorf("the machine is not as it was:\n%s", network(m))
+	}
+	m.Shell("ip route del 10.79.0.0/16")
+}
+
 // Containers that come and go meanwhile are no loss.
 func testContainers(t *testing.T, m *machine.Machine) {
 	m.Shell(`cat >/run/churn <<'END'
