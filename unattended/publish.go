@@ -21,8 +21,9 @@ import (
 const motdLink = "/run/motd.d/liveupd"
 
 // Refresh writes the motd and the metrics anew from what is kept: after an update by hand, and at
-// boot. Where nothing of unattended runs is used it does nothing.
-func Refresh(ctx context.Context, h Host, dir string) error {
+// boot. Where nothing of unattended runs is used it does nothing. confined: the caller may not open the
+// root's file systems itself.
+func Refresh(ctx context.Context, h Host, dir string, confined bool) error {
 	if dir == "" {
 		dir = Dir
 	}
@@ -34,7 +35,7 @@ func Refresh(ctx context.Context, h Host, dir string) error {
 	if err != nil {
 		return err
 	}
-	list, err := h.Look(ctx, engine.Request{Verb: "status", Unattended: true})
+	list, err := h.Look(ctx, engine.Request{Verb: "status", Unattended: confined})
 	if err != nil {
 		return err
 	}

@@ -55,7 +55,7 @@ func runUnattended(ctx context.Context, o *options, opt unattended.Options, resu
 	}
 	host := unattended.System{}
 	if resume {
-		err := unattended.Refresh(ctx, host, "")
+		err := unattended.Refresh(ctx, host, "", true)
 		if unattended.CutOff("") {
 			err = errors.Join(err, startUnit(ctx, "liveupd.service"))
 		}
@@ -113,7 +113,7 @@ func (o *options) refreshNight(req engine.Request) {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
-	if err := unattended.Refresh(ctx, unattended.System{}, ""); err != nil && o.verbose {
+	if err := unattended.Refresh(ctx, unattended.System{}, "", false); err != nil && o.verbose {
 		fmt.Fprintln(os.Stderr, "liveupd: the message of the day and the metrics are not up to date:", err)
 	}
 }
