@@ -1,6 +1,7 @@
 package rootfs
 
 import (
+	"bytes"
 	"path"
 	"slices"
 	"strconv"
@@ -372,6 +373,11 @@ func (w *perlWalker) compiled(stem, via string) {
 	for _, d := range w.c.in.closure(real, w.c.env["LD_LIBRARY_PATH"], "") {
 		w.c.add(d.path, "soname", d.via)
 	}
+	// Functions of machine code that have attributes load the module for them (perlapi, newXS
+	// with ATTRS: of perlxs).
+	if b, err := w.c.in.t.ReadFile(real); err == nil && bytes.Contains(b, []byte("\x00Perl_apply_attrs_string\x00")) {
+		w.module("attributes.pm", real)
+	}
 }
 
 // file uses a file that is named by its path, and walks it.
@@ -416,6 +422,8 @@ func (w *perlWalker) load(l perlLoad, via string) {
 		for _, d := range dirs {
 			w.inc = append(w.inc, w.c.absolute(d))
 		}
+	case "compiled":
+		w.compiled(strings.ReplaceAll(l.name, "::", "/"), via)
 	case "file":
 		if vals, _ := w.lit.list(l.rest); len(vals) > 0 {
 			w.named(vals[0], via)

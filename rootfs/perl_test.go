@@ -67,6 +67,16 @@ func TestPerlModules(t *testing.T) {
 			[]string{"module /usr/lib/x86_64-linux-gnu/perl5/5.36/X.pm", core + "XSLoader.pm", "module /usr/lib/x86_64-linux-gnu/perl5/5.36/auto/X/X.so", "soname /usr/lib/libx.so", site + "Y.pm"},
 		},
 		{
+			"machine code under another module's name", "ExecStart=/usr/bin/perl -MX::Util -e 1\n",
+			files{
+				"usr/lib/x86_64-linux-gnu/perl5/5.36/X/Util.pm":   "BEGIN { require XSLoader; XSLoader::load('X', $VERSION) }",
+				"usr/lib/x86_64-linux-gnu/perl5/5.36/auto/X/X.so": lib("", "libx.so") + "\x00Perl_apply_attrs_string\x00",
+				"usr/lib/libx.so": lib("libx.so"),
+				"usr/lib/x86_64-linux-gnu/perl/5.36/attributes.pm": "",
+			},
+			[]string{"module /usr/lib/x86_64-linux-gnu/perl5/5.36/X/Util.pm", core + "XSLoader.pm", "module /usr/lib/x86_64-linux-gnu/perl5/5.36/auto/X/X.so", "soname /usr/lib/libx.so", "module /usr/lib/x86_64-linux-gnu/perl/5.36/attributes.pm"},
+		},
+		{
 			"a heredoc that looks like code, a local version before the packaged one", "ExecStart=/usr/bin/perl /opt/s.pl\n",
 			files{"opt/s.pl": "print <<EOT;\nuse H;\nEOT\nuse L;\n", "usr/share/perl5/H.pm": "", "usr/share/perl5/L.pm": "", "usr/local/share/perl/5.36.0/L.pm": ""},
 			[]string{"script /opt/s.pl", "module /usr/local/share/perl/5.36.0/L.pm"},

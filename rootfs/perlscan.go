@@ -8,7 +8,8 @@ import (
 // perlLoad is one statement of a Perl source that loads something.
 type perlLoad struct {
 	// do is use, require, file (require or do of a file name), lib (folders
-	// that come first), push (folders that come last) or set (a scalar).
+	// that come first), push (folders that come last), set (a scalar) or
+	// compiled (what XSLoader loads under a module's name).
 	do   string
 	name string // a module's name, a scalar's name, or the statement's operand
 	rest string // what follows a module's name, up to the end of the statement
@@ -27,6 +28,7 @@ var (
 	perlSub       = regexp.MustCompile(`^(\s*)sub\s+\w+`)
 	perlHeredoc   = regexp.MustCompile(`<<~?\s*(?:"([^"\n]+)"|'([^'\n]+)'|([A-Z_][A-Z0-9_]*))`)
 	perlXS        = regexp.MustCompile(`\b(?:XSLoader|DynaLoader|bootstrap)\b`)
+	perlXSName    = regexp.MustCompile(`\b(?:XSLoader::load|bootstrap)\s*\(?\s*["']?([A-Z]\w*(?:::\w+)*)\b`)
 	perlVersion   = regexp.MustCompile(`^v?[0-9]`)
 )
 
@@ -94,7 +96,13 @@ func scanPerl(src string) (out []perlLoad, xs bool) {
 			}
 			heredocs = append(heredocs, mark)
 		}
-		xs = xs || perlXS.MatchString(line)
+		if perlXS.MatchString(line) {
+			xs = true
+			// Mouse::Util loads the machine code of Mouse.
+			for _, m := range perlXSName.FindAllStringSubmatch(line, 4) {
+				out = append(out, perlLoad{do: "compiled", name: m[1], inSub: inSub})
+			}
+		}
 		for _, implied := range perlImplied {
 			if strings.Contains(line, implied.text) {
 				for _, name := range implied.modules {
