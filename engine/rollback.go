@@ -290,9 +290,6 @@ func (e *Engine) needsRecovery(req Request) (bool, error) {
 	if req.Live() && quiesce.Left(frozenDir) {
 		return true, nil
 	}
-	if _, ok := left(); ok && req.Live() {
-		return true, nil
-	}
 	s, err := openSession(e, req, readOnly)
 	if err != nil {
 		return false, err
@@ -305,6 +302,9 @@ func (e *Engine) needsRecovery(req Request) (bool, error) {
 	g, cutOff := unfinished(list)
 	if cutOff && s.awaitsPerson(g.ID) {
 		return false, nil
+	}
+	if _, ok := left(); ok && req.Live() {
+		return true, nil
 	}
 	if cutOff || s.root.LeftWritable(notesDir) || s.sandboxLeft() {
 		return true, nil
