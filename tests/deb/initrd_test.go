@@ -93,11 +93,11 @@ func TestInitrd(t *testing.T) {
 		return
 	}
 	vm.Require(t)
-	inside("systemctl enable probe.service 2>/dev/null || ln -s ../probe.service /etc/systemd/system/multi-user.target.wants/probe.service; rm -rf /usr/share/doc /usr/share/locale /var/cache/apt /root/*.deb")
+	inside("mkdir -p /etc/systemd/system/multi-user.target.wants; ln -s ../probe.service /etc/systemd/system/multi-user.target.wants/probe.service; rm -rf /usr/share/doc /usr/share/locale /var/cache/apt /root/*.deb")
 	kernel, _ := vm.Kernel(t)
 	disk := filepath.Join(t.TempDir(), "disk")
 	run(t, "mkfs.ext4", "-q", "-F", "-m", "0", "-L", "root", "-N", "100000", "-d", root, disk, "1000M")
-	m := vm.Start(t, vm.Config{Kernel: kernel, Initrd: initrd, Append: "root=/dev/vda rw console=ttyS0 systemd.show_status=0", Drives: []vm.Drive{{Path: disk}}})
+	m := vm.Start(t, vm.Config{Kernel: kernel, Initrd: initrd, MemoryMB: 1024, Append: "root=/dev/vda ro panic=-1 systemd.mask=serial-getty@ttyS0.service", Drives: []vm.Drive{{Path: disk}}})
 	if up := m.WaitFor(`UP failed=(\d+)`, 10*time.Minute); up[1] != "0" {
 		t.Errorf("after the removal %s units of ours failed", up[1])
 	}
