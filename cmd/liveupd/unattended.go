@@ -39,13 +39,15 @@ what is allowed when. A run that was cut off is taken up first.
 	f.BoolVar(&opt.Retry, "retry", false, "try also what has failed before and is left alone for a while")
 	f.BoolVar(&opt.Wait, "wait", false, "wait until the window opens, and for the windows of what was put off, a day at most")
 	f.BoolVar(&resume, "resume", false, "at boot: only see to a run that was cut off, and to the message of the day")
-	cmd.MarkFlagsMutuallyExclusive("resume", "dry-run")
 	return cmd
 }
 
 func runUnattended(ctx context.Context, o *options, opt unattended.Options, resume bool) error {
 	if err := onlyLive(o, "unattended"); err != nil {
 		return err
+	}
+	if resume && (opt.DryRun || opt.Retry || opt.Wait) {
+		return engine.Usage(errors.New("--resume is for the boot: it goes with no other option"))
 	}
 	if os.Geteuid() != 0 {
 		return change.WithHint(errNotRoot, "run it with sudo")
