@@ -24,7 +24,8 @@ BUILD := CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=$(VCS) -ldflags '-s -w'
 
 # The Debian roots that tests boot, and the packages whose tests have a long form.
 ROOTS := small bookworm trixie peers together vm
-LONG  := ./transact ./tests/power ./tests/vm ./tests/layouts ./tests/boot ./tests/deb ./recovery/...
+LONG  := ./transact ./tests/power ./tests/vm ./tests/layouts ./tests/boot ./tests/deb ./tests/apt ./tests/users \
+	./tests/night ./tests/guard ./tests/jobs ./tests/peers ./tests/spine ./tests/settings ./rootfs ./source/patch ./recovery/...
 
 .DEFAULT_GOAL := help
 .PHONY: help build run check test test-long bench deb install clean
@@ -51,10 +52,10 @@ test: build ## install what the tests need, then run all of them
 	$(GO) vet ./...
 	$(GO) run ./tests/gotest -timeout 33m -- -count=1 ./...
 
-test-long: build ## the fault, crash and power-cut suites in full, in under two hours
+test-long: build ## what has a long form in full: faults, crashes, power cuts, virtual machines; some hours
 	tests/setup/install.sh
 	for root in $(ROOTS); do tests/setup/root.sh $$root >/dev/null || exit 1; done
-	LIVEUPD_LONG=1 $(GO) run ./tests/gotest -timeout 118m -- -count=1 $(LONG)
+	LIVEUPD_LONG=1 $(GO) run ./tests/gotest -timeout 240m -- -count=1 $(LONG)
 
 bench: build ## measure: apply, swap, empty plan, memory
 	tests/setup/install.sh
