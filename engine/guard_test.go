@@ -46,7 +46,8 @@ func TestAfter(t *testing.T) {
 		{"the one that was under way", []done{step("restart", "a.service", -9*s, -5*s), step("reload", "b.service", -s, s)}, "reload of b.service"},
 		{"not the one that came later", []done{step("restart", "a.service", -9*s, -5*s), step("restart", "b.service", 2*s, 3*s)}, "restart of a.service"},
 		{
-			"the one in charge of the network", []done{step("restart", "systemd-networkd.service", -9*s, -5*s), step("restart", "b.service", -s, s)},
+			"the one in charge of the network",
+			[]done{step("restart", "systemd-networkd.service", -9*s, -5*s), step("restart", "b.service", -s, s)},
 			"restart of systemd-networkd.service",
 		},
 		{"a step of the host", []done{step("sysctl", "net.ipv4.ip_forward = 0", -s, -s/2)}, "the step sysctl net.ipv4.ip_forward = 0"},

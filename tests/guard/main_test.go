@@ -200,7 +200,7 @@ func boot(t *testing.T) *machine.Machine {
 // configure says how long is waited: shorter than by default. modes go before that.
 func configure(t *testing.T, m *machine.Machine, health string) {
 	t.Helper()
-	text := "[guard]\nsettle = \"1s\"\nwait = \"4s\"\nstuck = \"3s\"\n[health]\nsettle = \"4s\"\nlisten = \"3s\"\ncommand = \"3s\"\n" + health
+	text := "[guard]\nsettle = \"1s\"\nwait = \"6s\"\nstuck = \"3s\"\n[health]\nsettle = \"6s\"\nlisten = \"3s\"\ncommand = \"3s\"\n" + health
 	if err := os.MkdirAll(m.Path("/run/liveupd/liveupd.toml.d"), 0o755); err != nil {
 		t.Fatal(err)
 	}
