@@ -109,6 +109,15 @@ func TestRun(t *testing.T) {
 			"apply later:b*.service!a.service later:*!a.service,b*.service|canary|restart later:*!a.service,b*.service units:b1.service|rollback tx001", "group two",
 		},
 		{
+			"a group's worker is killed", groupsConfig, func(f *fake) {
+				f.update("a=1")
+				f.waiting = []string{"b1.service"}
+				f.during = fails("restart", gone(), 1)
+			}, change.NightDone,
+			"apply later:b*.service!a.service later:*!a.service,b*.service|canary|restart later:*!a.service,b*.service units:b1.service|" +
+				"restart later:*!a.service,b*.service units:b1.service|canary", "",
+		},
+		{
 			"the window closes between groups", "windows = [\"02:00-03:10\"]\n" + groupsConfig, func(f *fake) {
 				f.update("a=1")
 				f.waiting = []string{"b1.service"}

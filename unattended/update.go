@@ -262,9 +262,20 @@ func (r *run) restart(ctx context.Context, units []string, group int) error {
 	req := r.request("restart")
 	req.Units = units
 	req.Rules = append(req.Rules, r.laterRules(group)...)
-	return r.patiently(ctx, func() error {
+	again := false
+	once := func() error {
 		result, _, err := r.do(ctx, req, engine.Events{Confirm: func(p *change.Plan) bool { return r.agreeRestart(ctx, p) }}, false)
 		r.note(result)
+		return err
+	}
+	return r.patiently(ctx, func() error {
+		err := once()
+		if errors.Is(err, engine.ErrWorkerGone) && !again {
+			// The engine looks anew at what is still to be restarted.
+			again = true
+			r.warn("tried again: " + firstLine(err.Error()))
+			err = once()
+		}
 		if errors.Is(err, engine.ErrDeclined) && r.n.Error == "" {
 			return nil
 		}
