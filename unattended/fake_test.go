@@ -239,5 +239,6 @@ func (f *fake) Log(Entry) error                            { return nil }
 func (f *fake) Status(string)                              {}
 func (f *fake) Alive(context.Context, string) (bool, bool) { return false, false }
 func (f *fake) End(context.Context, string) error          { return nil }
+func (f *fake) Settled(context.Context, []string) error    { return nil }
 func (f *fake) Hostname() string                           { return "host" }
 func (f *fake) Sendmail() string                           { return "/usr/sbin/sendmail" }

@@ -29,6 +29,8 @@ type Host interface {
 	// Alive tells whether a unit runs, and whether processes of it are stopped by a signal.
 	Alive(ctx context.Context, unit string) (alive, stopped bool)
 	End(ctx context.Context, unit string) error // by SIGKILL
+	// Settled waits until no unit is on its way, and tells which has failed.
+	Settled(ctx context.Context, units []string) error
 	Hostname() string
 	Sendmail() string // the program, "" where there is none
 }

@@ -326,6 +326,36 @@ func (System) End(ctx context.Context, unit string) error {
 	return nil
 }
 
+// Settled waits, as long as systemd's own limits for a start let a unit be on its way.
+func (s System) Settled(ctx context.Context, units []string) error {
+	bus, err := systemd.Connect(ctx)
+	if err != nil {
+		return err
+	}
+	defer bus.Close()
+	for {
+		states, err := bus.States(ctx, units)
+		if err != nil {
+			return err
+		}
+		waits := false
+		for _, st := range states {
+			switch st.ActiveState {
+			case "failed":
+				return fmt.Errorf("%s failed after its restart (%s)", st.Name, st.Result)
+			case "activating", "deactivating", "reloading", "refreshing":
+				waits = true
+			}
+		}
+		if !waits {
+			return nil
+		}
+		if err := s.Sleep(ctx, look); err != nil {
+			return err
+		}
+	}
+}
+
 // Hostname is the machine's name.
 func (System) Hostname() string {
 	name, err := os.Hostname()

@@ -274,7 +274,9 @@ func (r *run) restart(ctx context.Context, units []string, group int) error {
 			// The engine looks anew at what is still to be restarted.
 			again = true
 			r.warn("tried again: " + firstLine(err.Error()))
-			err = once()
+			if err = errors.Join(once(), r.h.Settled(ctx, units)); errors.Is(err, engine.ErrDeclined) && r.n.Error == "" {
+				return r.h.Settled(ctx, units)
+			}
 		}
 		if errors.Is(err, engine.ErrDeclined) && r.n.Error == "" {
 			return nil
