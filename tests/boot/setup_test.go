@@ -54,7 +54,8 @@ func TestSetup(t *testing.T) {
 	if got := m.Run("systemctl", "is-enabled", "liveupd-recover.service").Stdout; strings.TrimSpace(got) != "enabled" {
 		t.Errorf("the unit is %q", got)
 	}
-	if out := m.Run("systemd-analyze", "verify", "liveupd-recover.service", "liveupd-finish.service"); out.Code != 0 || strings.Contains(out.Stderr, "liveupd") {
+	// The manual pages that they name come with the package.
+	if out := m.Run("systemd-analyze", "verify", "--man=no", "liveupd-recover.service", "liveupd-finish.service"); out.Code != 0 || strings.Contains(out.Stderr, "liveupd") {
 		t.Errorf("the units: %+v", out)
 	}
 	installed := treeOf(t, m)
