@@ -210,7 +210,7 @@ func (w *work) runApt(ctx context.Context, o apt.Options, ev Events) (*aptWork, 
 		ev.progress(now, 0, 0, "", "packages")
 	}})
 	if err != nil {
-		return nil, aptFailed(ctx, phase, err)
+		return nil, aptFailed(ctx, phase, o.Debs, err)
 	}
 	did := &aptWork{recorded: apt.Read(res.Kept), postponed: o.Postponed}
 	did.warnings = append(did.warnings, did.recorded.Warnings...)
@@ -246,7 +246,16 @@ func proxies(env []string) []string {
 	return out
 }
 
-func aptFailed(ctx context.Context, phase string, err error) error {
+// aptFailed says how apt failed. Files are named as who gave them names them, not as
+// the sandbox does.
+func aptFailed(ctx context.Context, phase string, debs []string, err error) error {
+	quoteOutput := func(out []byte) string {
+		text := quoteOutput(out)
+		for i, deb := range debs {
+			text = strings.ReplaceAll(text, apt.DebPath(i), deb)
+		}
+		return text
+	}
 	what := map[string]string{"fetching": "cannot get the packages", "installing": "cannot install the packages"}[phase]
 	if failure, ok := errors.AsType[*sandbox.Failure](err); ok {
 		if failure.Exit == apt.VerificationFailed {

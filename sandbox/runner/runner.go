@@ -5,6 +5,7 @@ package runner
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -14,6 +15,7 @@ import (
 	"syscall"
 
 	"github.com/opencontainers/runc/libcontainer"
+	"github.com/sirupsen/logrus"
 
 	"github.com/liveupd/liveupd/internal/sys"
 	"github.com/liveupd/liveupd/sandbox"
@@ -29,6 +31,8 @@ type View struct {
 // is killed when it ends. When gone is closed the command is killed. begin is called
 // before each.
 func Run(v View, s sandbox.Spec, begin func(sandbox.Command), gone <-chan struct{}) (*sandbox.Result, error) {
+	// libcontainer logs to the command's own output; what matters of it is in its errors.
+	logrus.SetOutput(io.Discard)
 	res := &sandbox.Result{}
 	var notes []string
 	if !slices.Contains(s.Without, sandbox.BarredCalls) {

@@ -148,6 +148,10 @@ func TestExecFails(t *testing.T) {
 	if !strings.Contains(missing.Error, "no-such-command") {
 		t.Errorf("a missing command: %q", missing.Error)
 	}
+	folder := here(t, root, "exec", "/etc").Want(t, 1)
+	if text := folder.Error + folder.Stderr; !strings.Contains(text, "/etc") || strings.Contains(text, "level=") {
+		t.Errorf("a folder as a command: %q", text)
+	}
 	here(t, root, "exec").Want(t, 2)
 	here(t, root, "exec", "--shell").Want(t, 2)
 	limited := here(t, root, "exec", "--plan", "--memory", "64M", "--tasks", "20", "true").Want(t, 0)

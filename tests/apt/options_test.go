@@ -105,6 +105,16 @@ func TestOptions(t *testing.T) {
 	} {
 		here(t, root, append([]string{"apply", "--plan"}, bad...)...).Want(t, 1)
 	}
+	broken := filepath.Join(root, "srv/broken.deb")
+	if err := os.WriteFile(broken, []byte("no archive"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if out := here(t, root, "apply", "--plan", broken).Want(t, 1); !strings.Contains(out.Error, broken) || strings.Contains(out.Error, "/run/liveupd") {
+		t.Errorf("a broken package file: %s", out.Error)
+	}
+	if err := os.Remove(broken); err != nil {
+		t.Fatal(err)
+	}
 	for _, bad := range [][]string{
 		{"-o", "Dir::Etc=/x"},
 		{"alpha;touch"},
