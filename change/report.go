@@ -82,7 +82,7 @@ type Generation struct {
 	Deferred   []string `json:"deferred,omitempty"` // units that still wait
 	// Waiting tells of the same units since when they wait, and why.
 	Waiting []Waiting `json:"waiting,omitempty"`
-	// ThisBoot: it began in the boot that runs now.
+	// ThisBoot: it began in the boot that runs now; false for what was removed.
 	ThisBoot bool `json:"-"`
 	// CarriedHost is what of HostAction an earlier update had left.
 	CarriedHost Action `json:"-"`
