@@ -24,16 +24,13 @@ func judge(t *target, u *change.UnitState) verdict {
 	if t.end.Result != done {
 		return verdict{result: failed, detail: describe(jobDetail(t.end.Result), u)}
 	}
-	started := t.kind != systemd.JobReloadOrTryRestart
 	switch {
 	case u.ActiveState == "failed":
 		return verdict{result: failed, detail: describe("it failed", u)}
 	case u.ActiveState == "activating" && u.SubState == "auto-restart",
 		u.ActiveState == "activating" && u.SubState == "auto-restart-queued":
 		return verdict{result: failed, detail: describe("it ended and is being restarted by systemd", u)}
-	// A start by a job sets the counter to zero, so that what it says now
-	// happened since.
-	case started && u.NRestarts > 0, !started && u.NRestarts > t.before.NRestarts:
+	case u.NRestarts > t.restarts:
 		return verdict{result: failed, detail: describe("it ended and was restarted by systemd", u)}
 	case u.ActiveState == "reloading", u.ActiveState == "refreshing", u.ActiveState == "activating", u.ActiveState == "deactivating":
 		return verdict{result: done, pending: true}
@@ -41,6 +38,29 @@ func judge(t *target, u *change.UnitState) verdict {
 		return judgeInactive(t, u)
 	}
 	return verdict{result: done}
+}
+
+// loopUSec is how long a unit must have been as it is to count as steady before its job.
+const loopUSec = 10_000_000
+
+// count notes, at the first look after the job, what the unit's counter of
+// restarts started from.
+func (t *target) count(u *change.UnitState) {
+	if t.looked {
+		return
+	}
+	t.looked = true
+	switch {
+	case t.kind == systemd.JobReloadOrTryRestart:
+		t.restarts = t.before.NRestarts
+	case t.before.SubState == "auto-restart", t.before.SubState == "auto-restart-queued",
+		t.before.NRestarts > 0 && u.StateChangeMonoUSec-t.before.StateChangeMonoUSec < loopUSec:
+		// It was ending again and again before the job: systemd's own restart may
+		// have come first, with the job merged into it, and a job for a unit that
+		// waits for its restart leaves the counter as it is.
+		t.restarts = u.NRestarts
+	}
+	// Else a start by a job sets the counter to zero.
 }
 
 // judgeInactive is for a unit whose job is done and that does not run.

@@ -23,6 +23,9 @@ type target struct {
 	kind   systemd.JobKind
 	end    systemd.JobEnd
 	detail string // why no job is needed
+	// restarts is how often systemd had restarted the unit by itself when its job was over.
+	restarts uint32
+	looked   bool
 }
 
 func (t *target) wants(verb string) bool { return slices.Contains(t.verbs, verb) }
@@ -391,6 +394,7 @@ func (r *run) look(ctx context.Context, healthy []*target, around map[string]*ch
 	}
 	for i, u := range states {
 		if i < len(healthy) {
+			healthy[i].count(u)
 			out[names[i]] = judge(healthy[i], u)
 		} else {
 			out[names[i]] = judgeAround(around[names[i]], u)

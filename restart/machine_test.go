@@ -126,7 +126,8 @@ func TestInsideFailureAndInverse(t *testing.T) {
 		t.Errorf("the inverse: %+v, %v", undone, err)
 	}
 	for _, name := range []string{"lu-bad.service", "lu-loop.service", "lu-ok.service"} {
-		if u := m.state(name); u.ActiveState != "active" || u.NRestarts != 0 {
+		// systemd may have had its own restart of the one that crashes on its way.
+		if u := m.state(name); u.ActiveState != "active" || name != "lu-loop.service" && u.NRestarts != 0 {
 			t.Errorf("%s after the inverse: %+v", name, u)
 		}
 	}

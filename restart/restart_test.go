@@ -23,6 +23,8 @@ type recorder struct {
 	ends map[string]systemd.JobEnd
 	// after changes a unit when its job is done, by unit.
 	after map[string]func(u *change.UnitState)
+	// later changes a unit once it has been looked at after its job.
+	later map[string]func(u *change.UnitState)
 	// queued are jobs that the batch brings along.
 	queued    []systemd.Queued
 	reloadErr error
@@ -34,6 +36,9 @@ func (r *recorder) States(_ context.Context, names []string) ([]*change.UnitStat
 		if u := r.units[name]; u != nil {
 			c := *u
 			out[i] = &c
+			if f := r.later[name]; f != nil && strings.HasSuffix(u.InvocationID, "'") {
+				f(u)
+			}
 		} else {
 			out[i] = &change.UnitState{Name: name, LoadState: "not-found", ActiveState: "inactive"}
 		}
@@ -231,6 +236,25 @@ func TestRun(t *testing.T) {
 				"restart fine.service: done",
 			},
 			err: "cannot restart exit.service: it failed: result exit-code, exit status 203 (EXEC) (and 5 more failed)",
+		},
+		{
+			name: "a unit that systemd was restarting already",
+			bus: recorder{
+				units: fleet(active("waits.service", func(u *change.UnitState) { u.ActiveState, u.SubState = "activating", "auto-restart" }),
+					active("loops.service", func(u *change.UnitState) { u.NRestarts = 4 })),
+				after: map[string]func(*change.UnitState){
+					"waits.service": func(u *change.UnitState) { u.NRestarts = 1 },
+					"loops.service": func(u *change.UnitState) { u.NRestarts = 1 },
+				},
+				later: map[string]func(*change.UnitState){"loops.service": func(u *change.UnitState) { u.NRestarts = 2 }},
+			},
+			steps: steps("restart waits.service", "restart loops.service"),
+			log:   []string{"jobs TryRestartUnit waits.service, TryRestartUnit loops.service"},
+			want: []string{
+				"restart waits.service: done",
+				"restart loops.service: failed: it ended and was restarted by systemd",
+			},
+			err: "cannot restart loops.service: it ended and was restarted by systemd",
 		},
 		{
 			name: "what may be inactive after its job",
