@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"syscall"
@@ -22,6 +23,10 @@ var hookDirs = []string{"/etc/liveupd/hooks.d", "/run/liveupd/hooks.d", "/usr/li
 // hookLimit is how long one of them may take.
 const hookLimit = 10 * time.Minute
 
+// leftOver are the names that editors and dpkg give to the copies which they leave: no copy
+// runs a second time beside what it is a copy of.
+var leftOver = regexp.MustCompile(`~$|\.(bak|old|orig|swp|liveupd-new|liveupd-saved|dpkg-[a-z]+|ucf-[a-z]+)$|\.dpkg-divert\..*`)
+
 // hooks lists them in the order of their names, where a name in /etc hides the same one
 // elsewhere, and one that cannot be executed (an empty file, a link to /dev/null) just hides it.
 func hooks(dirs []string) ([]string, error) {
@@ -35,7 +40,7 @@ func hooks(dirs []string) ([]string, error) {
 			return nil, fmt.Errorf("cannot list the hooks: %w", err)
 		}
 		for _, e := range entries {
-			if _, hidden := byName[e.Name()]; !hidden && !strings.HasPrefix(e.Name(), ".") {
+			if _, hidden := byName[e.Name()]; !hidden && !strings.HasPrefix(e.Name(), ".") && !leftOver.MatchString(e.Name()) {
 				byName[e.Name()] = filepath.Join(dir, e.Name())
 			}
 		}

@@ -48,6 +48,9 @@ func TestHooks(t *testing.T) {
 	put(dirs[0], "30-c", 0o755)
 	put(dirs[0], "README", 0o644)
 	put(dirs[0], ".hidden", 0o755)
+	for _, copied := range []string{"20-b~", "20-b.dpkg-old", "20-b.liveupd-new", "20-b.bak"} {
+		put(dirs[0], copied, 0o755)
+	}
 	if err := os.Symlink("/dev/null", filepath.Join(dirs[0], "40-d")); err != nil {
 		t.Fatal(err)
 	}

@@ -59,6 +59,9 @@ type Monitor struct {
 	closed sync.WaitGroup
 	stop   func()
 
+	// looking is held from a picture to its comparison: an older one must not come over a newer.
+	looking sync.Mutex
+
 	mu    sync.Mutex
 	now   []change.NetworkFinding
 	away  map[string]*away
@@ -171,6 +174,8 @@ func (m *Monitor) loop() {
 
 // look compares once and notes what went and what came. It tells how long it took.
 func (m *Monitor) look() time.Duration {
+	m.looking.Lock()
+	defer m.looking.Unlock()
 	began := time.Now()
 	after, err := m.take()
 	m.mu.Lock()
@@ -239,7 +244,7 @@ func (m *Monitor) Settle(ctx context.Context, watch, wait time.Duration) ([]Loss
 				m.ask(m.before)
 				asked = time.Now()
 			}
-			if !asked.IsZero() && m.answered() && (calm || over > watch+2*wait) {
+			if !asked.IsZero() && (m.answered() && calm || over > watch+2*wait) {
 				return nil, nil
 			}
 		} else {

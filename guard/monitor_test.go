@@ -72,3 +72,21 @@ func TestSettleBlind(t *testing.T) {
 		t.Error("nothing can be seen, and nothing is said")
 	}
 }
+
+// A router that is being asked for ever ends the waiting in the end.
+func TestSettleEnds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		began := time.Now()
+		m := newMonitor(server(), nil, func() (*change.Network, error) {
+			n := server()
+			n.Neighbours[0].State = unknown
+			return n, nil
+		}, func(*change.Network) {})
+		if lost, err := m.Settle(t.Context(), time.Second, 3*time.Second); err != nil || len(lost) > 0 {
+			t.Errorf("Settle() = %v, %v", lost, err)
+		}
+		if took := time.Since(began); took < 7*time.Second || took > 9*time.Second {
+			t.Errorf("it took %s", took)
+		}
+	})
+}

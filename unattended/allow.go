@@ -110,7 +110,7 @@ func (r *run) dryRun(ctx context.Context) (*change.Night, error) {
 	r.n.Deferred, r.n.BackOff = engine.Waiting(list), append([]change.BackOff{}, r.state.BackOff...)
 	r.n.HostAction = pending(list)
 	var held []string
-	var failed *change.BackOff
+	var failed []change.BackOff
 	for {
 		req := r.applyRequest(held)
 		req.Verb = "plan"
@@ -122,11 +122,13 @@ func (r *run) dryRun(ctx context.Context) (*change.Night, error) {
 		if !ok {
 			return nil, fmt.Errorf("the engine has made no plan")
 		}
-		if failed == nil && !r.o.Retry && !plan.Empty() {
-			if failed = backedOff(r.state.BackOff, identify(plan), r.h.Now()); failed != nil && len(names(failed)) > 0 {
-				held = names(failed)
-				r.n.Held = held
-				continue
+		if !r.o.Retry && !plan.Empty() {
+			if b := backedOff(r.state.BackOff, identify(plan), r.h.Now()); b != nil {
+				more := further(b, held)
+				failed, held = append(failed, *b), append(held, more...)
+				if r.n.Held = held; len(more) > 0 {
+					continue
+				}
 			}
 		}
 		r.emit(plan)
@@ -143,8 +145,8 @@ func (r *run) dryRun(ctx context.Context) (*change.Night, error) {
 		break
 	}
 	slices.Sort(r.n.Units)
-	if failed != nil {
-		r.n.Result, r.n.Reason = change.NightBackedOff, backOffText(failed)
+	if len(failed) > 0 {
+		r.n.Result, r.n.Reason = change.NightBackedOff, backOffTexts(failed)
 	}
 	for _, a := range r.allowances(ctx) {
 		if !a.Allows {

@@ -63,13 +63,18 @@ func common(a, b change.BackOff) []change.Package {
 // backedOff is the failure for which an update has to wait at now; nil where there is none.
 func backedOff(list []change.BackOff, update change.BackOff, now time.Time) *change.BackOff {
 	for i := range list {
-		// A clock that went far back must not lock an update out: no delay is longer than the longest.
-		left := time.Unix(list[i].Until, 0).Sub(now)
-		if left > 0 && left <= mostBackOff && same(list[i], update) {
+		if waits(list[i], now) && same(list[i], update) {
 			return &list[i]
 		}
 	}
 	return nil
+}
+
+// waits tells whether the time of a failure has not come yet. A clock that went far back must not
+// lock an update out: no delay is longer than the longest, or than it was made.
+func waits(b change.BackOff, now time.Time) bool {
+	left := time.Unix(b.Until, 0).Sub(now)
+	return left > 0 && left <= max(mostBackOff, time.Duration(b.Until-b.Last)*time.Second)
 }
 
 // fail notes that an update failed at now. Where a part of it has failed before, beside other
@@ -91,7 +96,7 @@ func fail(list []change.BackOff, update change.BackOff, now time.Time, first tim
 	})
 	delay := first
 	for range failures {
-		delay = min(2*delay, mostBackOff)
+		delay = min(2*delay, max(first, mostBackOff))
 	}
 	const longest = 2000
 	if len(why) > longest {
@@ -125,6 +130,11 @@ func superseded(failed, update change.BackOff) bool {
 func tidyBackOff(list []change.BackOff, now time.Time) []change.BackOff {
 	list = slices.DeleteFunc(list, func(b change.BackOff) bool { return now.Sub(time.Unix(b.Last, 0)) > keptFor })
 	return list[:min(len(list), keptFailures)]
+}
+
+// further are the packages of a failed update that are not held back yet.
+func further(b *change.BackOff, held []string) []string {
+	return slices.DeleteFunc(names(b), func(name string) bool { return slices.Contains(held, name) })
 }
 
 // names are the packages of a failed update, as they are held back.

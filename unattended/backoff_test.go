@@ -113,3 +113,35 @@ func TestBackOffBounded(t *testing.T) {
 		t.Errorf("%d failures are kept for a year", len(list))
 	}
 }
+
+// Who asks for more than the longest delay gets it; a clock that went back locks nothing out.
+func TestBackOffLong(t *testing.T) {
+	now := time.Date(2026, 1, 1, 3, 0, 0, 0, time.UTC)
+	const day = 24 * time.Hour
+	update := packages("a", "1")
+	list := fail(nil, update, now, 90*day, "no")
+	for _, tt := range []struct {
+		name  string
+		now   time.Time
+		waits bool
+	}{
+		{"the next night", now.Add(day), true},
+		{"two months later", now.Add(61 * day), true},
+		{"in its time", now.Add(91 * day), false},
+		{"one that went back for years", now.Add(-999 * day), false},
+	} {
+		if got := backedOff(list, update, tt.now) != nil; got != tt.waits {
+			t.Errorf("%s: it waits: %v; want %v", tt.name, got, tt.waits)
+		}
+	}
+	list = fail(list, update, now.Add(91*day), 90*day, "no")
+	if left := time.Unix(list[0].Until, 0).Sub(now.Add(91 * day)); left != 90*day {
+		t.Errorf("after the second failure it waits for %s", left)
+	}
+	// What is told waits just where a run would leave it alone.
+	state := freshState()
+	state.BackOff = fail(nil, update, now.Add(999*day), firstBackOff, "no")
+	if got := Motd(state, nil, now); got != "" {
+		t.Errorf("a failure of a day to come is told: %q", got)
+	}
+}

@@ -64,7 +64,7 @@ func PolicyAt(ctx context.Context, h Host, dir string, at time.Time, units []str
 		state = freshState()
 	}
 	for _, b := range state.BackOff {
-		if b.Until > at.Unix() {
+		if waits(b, at) {
 			out.BackOff = append(out.BackOff, b)
 		}
 	}

@@ -109,7 +109,7 @@ func Motd(state *State, list []change.Generation, now time.Time) string {
 		line("%s (%s)", plain(Sentence(n)), day(n.Ended))
 	}
 	for _, f := range state.BackOff {
-		if f.Until > now.Unix() {
+		if waits(f, now) {
 			line("%s", plain(backOffText(&f)))
 		}
 	}

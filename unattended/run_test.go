@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -485,6 +486,43 @@ func TestOneAtATime(t *testing.T) {
 	}
 	if len(f.log) > 0 {
 		t.Errorf("it did %v", f.log)
+	}
+}
+
+// Two failures of other nights are both held back, and what is beside them goes on.
+func TestTwoFailures(t *testing.T) {
+	f := newFake(t, "")
+	state := freshState()
+	for _, bad := range []string{"a", "b"} {
+		state.BackOff = fail(state.BackOff, packages(bad, "1"), f.now, firstBackOff, bad+" is broken")
+		for i := range state.BackOff {
+			state.BackOff[i].Packages[0].Arch = "all"
+		}
+	}
+	if err := writeJSON(f.dir, stateName, state); err != nil {
+		t.Fatal(err)
+	}
+	f.update("a=1", "b=1", "c=1")
+	n, err := f.run(Options{DryRun: true})
+	if err != nil || n.Result != change.NightBackedOff || len(n.Packages) != 1 || !strings.Contains(n.Reason, "a is broken") || !strings.Contains(n.Reason, "b is broken") {
+		t.Errorf("a dry run: %+v, %v", n, err)
+	}
+	n, err = f.run(Options{})
+	if err != nil || n.Result != change.NightDone || len(n.Packages) != 1 || n.Packages[0].Name != "c" {
+		t.Errorf("%+v, %v, %v", n, err, f.log)
+	}
+	slices.Sort(n.Held)
+	if !slices.Equal(n.Held, []string{"a", "b"}) {
+		t.Errorf("held back: %q", n.Held)
+	}
+	f.update("a=1", "b=1")
+	if n, err = f.run(Options{}); err != nil || n.Result != change.NightBackedOff || !strings.Contains(n.Reason, "b is broken") || !strings.Contains(n.Reason, "a is broken") {
+		t.Errorf("%+v, %v, %v", n, err, f.log)
+	}
+	// The control: with --retry nothing is held back.
+	f.update("a=1", "b=1")
+	if n, err = f.run(Options{Retry: true}); err != nil || n.Result != change.NightDone || len(n.Held) > 0 || len(n.Packages) != 2 {
+		t.Errorf("%+v, %v, %v", n, err, f.log)
 	}
 }
 

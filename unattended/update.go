@@ -26,8 +26,8 @@ type decision struct {
 // update looks for an update, and applies it where everything allows that.
 func (r *run) update(ctx context.Context) error {
 	var held []string
-	var before *change.BackOff
-	again := 0 // runs that were repeated for a reason that is not the update's
+	var before []change.BackOff // what is held back
+	again := 0                  // runs that were repeated for a reason that is not the update's
 	for {
 		d := &decision{}
 		var report *change.Report
@@ -42,9 +42,9 @@ func (r *run) update(ctx context.Context) error {
 		switch {
 		case errors.Is(err, engine.ErrLeft):
 			return err
-		case d.failed != nil && before == nil && len(names(d.failed)) > 0:
-			// The rest of it may go on without what has failed.
-			before, held = d.failed, names(d.failed)
+		case d.failed != nil && len(further(d.failed, held)) > 0:
+			// The rest of it may go on without what has failed: more than one failure, perhaps.
+			before, held = append(before, *d.failed), append(held, further(d.failed, held)...)
 			continue
 		case again < 2 && (errors.Is(err, change.ErrDrift) || errors.Is(err, engine.ErrWorkerGone) && errors.Is(err, engine.ErrNothingCommitted)):
 			again++
@@ -53,9 +53,9 @@ func (r *run) update(ctx context.Context) error {
 		case err != nil:
 			return r.updateFailed(d, why, report, err)
 		}
-		if before != nil {
+		if len(before) > 0 {
 			r.n.Held = held
-			r.n.Result, r.n.Reason = change.NightBackedOff, backOffText(before)
+			r.n.Result, r.n.Reason = change.NightBackedOff, backOffTexts(before)
 		}
 		if report == nil || report.Result == "nothing-to-do" {
 			return nil // what failed stays known: its archive may be away for a while
@@ -149,6 +149,15 @@ func (r *run) updateFailed(d *decision, why string, report *change.Report, err e
 // backOff notes that this run's update has failed.
 func (r *run) backOff(err error) {
 	r.state.BackOff = fail(r.state.BackOff, r.p.Update, r.h.Now(), r.u.BackOff.Or(firstBackOff), err.Error())
+}
+
+// backOffTexts tells of each update that waits.
+func backOffTexts(list []change.BackOff) string {
+	var out []string
+	for i := range list {
+		out = append(out, backOffText(&list[i]))
+	}
+	return strings.Join(out, "; ")
 }
 
 // backOffText tells that an update waits because it has failed.

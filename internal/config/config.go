@@ -52,8 +52,22 @@ var levels = []string{"etc", "run", "usr/lib"}
 // file and the line.
 func Load(root string) (*Config, error) {
 	c := new(Config)
+	// What settings lack of each other is known when all files are read; the file that
+	// left it so is to be named.
+	var lacks error
+	read := func(name string) (found bool, err error) {
+		if found, err = c.read(name); err != nil || !found {
+			return found, err
+		}
+		if err := c.Unattended.lacks(); err == nil || lacks == nil {
+			if lacks = err; err != nil {
+				lacks = fmt.Errorf("cannot read %s: %w", name, err)
+			}
+		}
+		return true, nil
+	}
 	for _, level := range levels {
-		found, err := c.read(filepath.Join(root, level, "liveupd/liveupd.toml"))
+		found, err := read(filepath.Join(root, level, "liveupd/liveupd.toml"))
 		if err != nil {
 			return nil, err
 		}
@@ -79,9 +93,12 @@ func Load(root string) (*Config, error) {
 	}
 	slices.Sort(names)
 	for _, name := range names {
-		if _, err := c.read(dropIns[name]); err != nil {
+		if _, err := read(dropIns[name]); err != nil {
 			return nil, err
 		}
+	}
+	if lacks != nil {
+		return nil, lacks
 	}
 	return c, nil
 }

@@ -37,6 +37,15 @@ func TestLoad(t *testing.T) {
 		{"syntax", map[string]string{"etc/liveupd/liveupd.toml": "a b"}, Config{}, "line 1"},
 		{"rung", map[string]string{"etc/liveupd/liveupd.toml": `max = "explode"`}, Config{}, "no rung"},
 		{"start is no rung", map[string]string{"etc/liveupd/liveupd.toml": `max = "start"`}, Config{}, "no rung"},
+		{"what one file lacks comes with the next", map[string]string{
+			"etc/liveupd/liveupd.toml":           "keep = 3\nunattended.reboot = \"window\"",
+			"etc/liveupd/liveupd.toml.d/10.toml": `unattended.windows = ["02:00-03:00"]`,
+		}, Config{Keep: 3, Unattended: Unattended{Reboot: "window", Windows: []window{{Days: 127, From: 120, To: 180}}}}, ""},
+		{"what one file lacks and the next takes away", map[string]string{
+			"etc/liveupd/liveupd.toml":           "[unattended]\nreboot = \"window\"\nwindows = [\"02:00-03:00\"]",
+			"etc/liveupd/liveupd.toml.d/10.toml": `unattended.windows = []`,
+			"etc/liveupd/liveupd.toml.d/20.toml": `keep = 3`,
+		}, Config{}, "10.toml: unattended.reboot"},
 		{"negative", map[string]string{"etc/liveupd/liveupd.toml": `keep = -1`}, Config{}, "negative"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

@@ -146,8 +146,12 @@ func (u *Unattended) check() error {
 	if err != nil {
 		return err
 	}
-	if u.Reboot == "window" && len(u.Windows) == 0 {
-		return errors.New(`unattended.reboot = "window" needs unattended.windows; say "auto" for whenever a run has ended`)
+	for name, d := range map[string]duration{
+		"hook_timeout": u.HookTimeout, "canary_timeout": u.CanaryTimeout, "limit": u.Limit, "stall": u.Stall,
+	} {
+		if d.Set && d.Time < time.Second {
+			return fmt.Errorf("unattended.%s is too short: it is 1s at least", name)
+		}
 	}
 	for name, argv := range map[string][]string{
 		"pre": u.Pre, "post": u.Post, "canary": u.Canary, "on_failure": u.OnFailure, "on_change": u.OnChange,
@@ -176,6 +180,14 @@ func (u *Unattended) check() error {
 		if err := checkArgv("unattended.group.canary of "+g.Name, g.Canary); err != nil {
 			return err
 		}
+	}
+	return nil
+}
+
+// lacks tells which setting needs another one, that may be in a file read later.
+func (u *Unattended) lacks() error {
+	if u.Reboot == "window" && len(u.Windows) == 0 {
+		return errors.New(`unattended.reboot = "window" needs unattended.windows; say "auto" for whenever a run has ended`)
 	}
 	return nil
 }

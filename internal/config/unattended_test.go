@@ -82,6 +82,8 @@ func TestUnattendedWrong(t *testing.T) {
 		`canary = [""]`:                         "no absolute path",
 		`settle = "soon"`:                       "no length of time",
 		`settle = "-3s"`:                        "no length of time",
+		`hook_timeout = "0s"`:                   "1s at least",
+		`limit = "1ms"`:                         "1s at least",
 		`backoff = "900d"`:                      "no length of time",
 		`metered = "perhaps"`:                   "none of auto, yes, no",
 		`mail_on = "never"`:                     "none of failure, change, always",
