@@ -71,8 +71,14 @@ func Open(r *os.Root, recordFile string, files []File) (*Set, error) {
 // Recorded tells whether anything of the set was laid.
 func (s *Set) Recorded() bool { return len(s.rec.Files) > 0 }
 
-// Laid tells whether a path was laid by an earlier Install.
-func (s *Set) Laid(name string) bool { return s.rec.Files[name] != "" }
+// Laid tells whether a path was laid by an earlier Install, and nobody has removed it since.
+func (s *Set) Laid(name string) bool {
+	if s.rec.Files[name] == "" {
+		return false
+	}
+	_, err := s.r.Lstat(name)
+	return err == nil
+}
 
 // digest identifies what a file is to be.
 func (f *File) digest() (string, error) {

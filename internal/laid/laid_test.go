@@ -57,6 +57,16 @@ func TestSet(t *testing.T) {
 	if err := s.Install(); err != nil {
 		t.Fatal(err)
 	}
+	// What somebody has removed is not laid any more: who does not ask again leaves it so.
+	if err := os.Rename(filepath.Join(dir, "etc/a/x"), filepath.Join(dir, "x")); err != nil {
+		t.Fatal(err)
+	}
+	if s = open(a, b, link); s.Laid("etc/a/x") || s.Laid("etc/b") || !s.Laid("etc/wants/u") {
+		t.Errorf("laid: %v, %v, %v", s.Laid("etc/a/x"), s.Laid("etc/b"), s.Laid("etc/wants/u"))
+	}
+	if err := os.Rename(filepath.Join(dir, "x"), filepath.Join(dir, "etc/a/x")); err != nil {
+		t.Fatal(err)
+	}
 	// The same place by its name of before the merge of /usr, as other tools write it.
 	if err := os.Remove(filepath.Join(dir, link.Path)); err != nil {
 		t.Fatal(err)

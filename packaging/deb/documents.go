@@ -24,11 +24,6 @@ func (b *build) documents(ctx context.Context) error {
 	if err := b.tree.addCompressed(doc("NOTICE"), notices); err != nil {
 		return err
 	}
-	sbom, err := b.sbom()
-	if err != nil {
-		return err
-	}
-	b.tree.add(doc("liveupd.spdx.json"), 0o644, sbom)
 	changelog, err := b.changelog()
 	if err != nil {
 		return err
@@ -49,6 +44,11 @@ func (b *build) documents(ctx context.Context) error {
 			return err
 		}
 	}
+	sbom, err := b.sbom()
+	if err != nil {
+		return err
+	}
+	b.tree.add(sbomName, 0o644, sbom)
 	return nil
 }
 

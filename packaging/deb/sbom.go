@@ -5,9 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/json"
 	"fmt"
-	"maps"
 	"path"
-	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -38,11 +36,18 @@ type spdxPackage struct {
 	Supplier         string         `json:"supplier"`
 	DownloadLocation string         `json:"downloadLocation"`
 	FilesAnalyzed    bool           `json:"filesAnalyzed"`
+	Verification     *spdxCode      `json:"packageVerificationCode,omitempty"`
 	LicenseConcluded string         `json:"licenseConcluded"`
 	LicenseDeclared  string         `json:"licenseDeclared"`
 	CopyrightText    string         `json:"copyrightText"`
 	Comment          string         `json:"comment,omitempty"`
 	ExternalRefs     []spdxExternal `json:"externalRefs"`
+}
+
+// spdxCode stands for the files of a package: one that has files has to have it.
+type spdxCode struct {
+	Value    string   `json:"packageVerificationCodeValue"`
+	Excluded []string `json:"packageVerificationCodeExcludedFiles"`
 }
 
 type spdxExternal struct {
@@ -72,7 +77,11 @@ type spdxRelationship struct {
 	To   string `json:"relatedSpdxElement"`
 }
 
-// sbom says what the package is made of: the programs, and the modules in each.
+// sbomName is where the package has it.
+var sbomName = doc("liveupd.spdx.json")
+
+// sbom says what the package is made of: its files, and the modules in each program. All else
+// has to be in the tree by then.
 func (b *build) sbom() ([]byte, error) {
 	const self = "SPDXRef-Package-liveupd"
 	d := spdxDocument{
@@ -89,20 +98,34 @@ func (b *build) sbom() ([]byte, error) {
 		}},
 	}
 	all := sha256.New()
-	for _, name := range slices.Sorted(maps.Keys(programPlaces)) {
-		content, err := b.tree[filepath.Join(programPlaces[name], name)].read()
+	var sums []string
+	for _, name := range b.tree.names() {
+		if b.tree[name].link != "" {
+			continue
+		}
+		content, err := b.tree[name].read()
 		if err != nil {
 			return nil, err
 		}
 		all.Write(content)
-		d.Files = append(d.Files, spdxFile{
-			SPDXID: "SPDXRef-File-" + name, FileName: "./" + path.Join(programPlaces[name], name), FileTypes: []string{"BINARY"},
-			Checksums: []spdxChecksum{
-				{"SHA1", fmt.Sprintf("%x", sha1.Sum(content))}, {"SHA256", fmt.Sprintf("%x", sha256.Sum256(content))}, //nolint:gosec // see above
-			},
+		sum := fmt.Sprintf("%x", sha1.Sum(content)) //nolint:gosec // see above
+		sums = append(sums, sum)
+		file := spdxFile{
+			SPDXID: fileID(name), FileName: "./" + name, FileTypes: []string{"OTHER"},
+			Checksums:        []spdxChecksum{{"SHA1", sum}, {"SHA256", fmt.Sprintf("%x", sha256.Sum256(content))}},
 			LicenseConcluded: "NOASSERTION", LicenseInfoInFiles: []string{"NOASSERTION"}, CopyrightText: "NOASSERTION",
-		})
-		d.Relationships = append(d.Relationships, spdxRelationship{self, "CONTAINS", "SPDXRef-File-" + name})
+		}
+		if programPlaces[path.Base(name)] == path.Dir(name) {
+			file.FileTypes = []string{"BINARY"}
+		}
+		d.Files = append(d.Files, file)
+		d.Relationships = append(d.Relationships, spdxRelationship{self, "CONTAINS", file.SPDXID})
+	}
+	// The specification's section 7.9: the sorted digests in one line, and the digest of that.
+	slices.Sort(sums)
+	d.Packages[0].FilesAnalyzed = true
+	d.Packages[0].Verification = &spdxCode{
+		fmt.Sprintf("%x", sha1.Sum([]byte(strings.Join(sums, "")))), []string{"./" + sbomName}, //nolint:gosec // see above
 	}
 	for _, m := range b.modules {
 		id := "SPDXRef-Module-" + strings.NewReplacer("/", "-", "_", "-").Replace(m.path)
@@ -120,12 +143,17 @@ func (b *build) sbom() ([]byte, error) {
 		}
 		d.Packages = append(d.Packages, p)
 		for _, program := range m.programs {
-			d.Relationships = append(d.Relationships, spdxRelationship{"SPDXRef-File-" + program, "STATIC_LINK", id})
+			d.Relationships = append(d.Relationships, spdxRelationship{fileID(path.Join(programPlaces[program], program)), "STATIC_LINK", id})
 		}
 	}
 	d.DocumentNamespace = fmt.Sprintf("%s/spdx/%s-%x", homepage, d.Name, all.Sum(nil)[:16])
 	out, err := json.MarshalIndent(d, "", "  ")
 	return append(out, '\n'), err
+}
+
+// fileID names a file of the package in the document.
+func fileID(name string) string {
+	return "SPDXRef-File-" + strings.NewReplacer("/", "-", "_", "-").Replace(name)
 }
 
 // purlVersion is a version as a package URL has it: percent-encoded.

@@ -3,6 +3,7 @@ package deb
 import (
 	"bytes"
 	"compress/gzip"
+	"crypto/sha1" //nolint:gosec // SPDX wants it for each file
 	"crypto/sha256"
 	"debug/buildinfo"
 	"debug/elf"
@@ -156,6 +157,11 @@ func TestSBOM(t *testing.T) {
 		Packages []struct {
 			SPDXID, Name, VersionInfo, DownloadLocation, LicenseConcluded, Comment string
 			ExternalRefs                                                           []struct{ ReferenceType, ReferenceLocator string }
+			FilesAnalyzed                                                          bool
+			PackageVerificationCode                                                struct {
+				PackageVerificationCodeValue         string
+				PackageVerificationCodeExcludedFiles []string
+			}
 		}
 		Files []struct {
 			SPDXID, FileName string
@@ -188,6 +194,32 @@ func TestSBOM(t *testing.T) {
 		if strings.HasPrefix(p.SPDXID, "SPDXRef-Module-") {
 			modules[p.SPDXID] = p.Name + "@" + p.VersionInfo + " " + strings.TrimPrefix(p.Comment, "go.sum: ")
 		}
+	}
+	// A file for each that is installed, but for the document itself.
+	var installed, listed, sums []string
+	for name := range strings.Lines(run(t, "find", root, "-path", root+"/DEBIAN", "-prune", "-o", "-type", "f", "-printf", "./%P\n")) {
+		if name = strings.TrimSpace(name); !strings.HasSuffix(name, "/liveupd.spdx.json") {
+			installed = append(installed, name)
+		}
+	}
+	for _, f := range doc.Files {
+		listed = append(listed, f.FileName)
+		for _, c := range f.Checksums {
+			if c.Algorithm == "SHA1" {
+				sums = append(sums, c.ChecksumValue)
+			}
+		}
+	}
+	slices.Sort(installed)
+	slices.Sort(listed)
+	slices.Sort(sums)
+	if d := cmp.Diff(installed, listed); d != "" {
+		t.Errorf("the package's files, and those of the SBOM (-package +SBOM):\n%s", d)
+	}
+	if code := doc.Packages[0].PackageVerificationCode; !doc.Packages[0].FilesAnalyzed ||
+		code.PackageVerificationCodeValue != fmt.Sprintf("%x", sha1.Sum([]byte(strings.Join(sums, "")))) || //nolint:gosec // the format's
+		!slices.Equal(code.PackageVerificationCodeExcludedFiles, []string{"./usr/share/doc/liveupd/liveupd.spdx.json"}) {
+		t.Errorf("the code of the files: %+v", code)
 	}
 	files := map[string]string{}
 	for _, f := range doc.Files {
