@@ -235,14 +235,18 @@ func Run(ctx context.Context, s Spec, o Options) (*Result, error) {
 	if slices.Contains(s.Without, PrivateMounts) {
 		cmd.SysProcAttr.Cloneflags = 0
 	}
+	// It is told to end by the end of what it reads: so it removes its control group, and gives
+	// the terminal back as it was. One that does not is killed.
+	cmd.Cancel = func() error { return specW.Close() }
 	cmd.WaitDelay = 10 * time.Second
+	held := holdGroups(groupRoot)
+	defer held.release()
 	err = cmd.Start()
 	specR.Close()
 	resW.Close()
 	if err != nil {
 		return nil, fmt.Errorf("cannot start %s: %w", program, err)
 	}
-	defer sweepGroups()
 	_, werr := specW.Write(append(msg, '\n'))
 	res, rerr := readResult(resR, o.OnPhase)
 	err = cmd.Wait()

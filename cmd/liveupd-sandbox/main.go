@@ -26,7 +26,7 @@ func init() {
 }
 
 func main() {
-	if runner.InitMain() {
+	if runner.InitMain() || runner.FirstMain() {
 		return
 	}
 	if len(os.Args) != 1 {

@@ -35,3 +35,9 @@ func EchoOff(f *os.File) (restore func(), err error) {
 	}
 	return func() { _ = unix.IoctlSetTermios(int(f.Fd()), unix.TCSETS, old) }, nil // a terminal that is gone needs none
 }
+
+// LeaveTerminal gives up the terminal of the caller's session, which it leads; fd is one of its
+// descriptors. The session's processes get SIGHUP and SIGCONT for it (ioctl_tty(2), TIOCNOTTY).
+func LeaveTerminal(fd int) error {
+	return os.NewSyscallError("ioctl TIOCNOTTY", unix.IoctlSetInt(fd, unix.TIOCNOTTY, 0))
+}

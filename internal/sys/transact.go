@@ -89,6 +89,14 @@ func TryLock(f *FD) (bool, error) {
 	return err == nil, err
 }
 
+// LockShared takes a shared flock(2) that the descriptor holds until it is closed; it
+// waits while another has an exclusive one.
+func LockShared(f *FD) error {
+	err := retry("flock", f.name, func() error { return unix.Flock(f.n, unix.LOCK_SH) })
+	runtime.KeepAlive(f)
+	return err
+}
+
 // Read is an io.Reader's.
 func (f *FD) Read(b []byte) (int, error) {
 	var n int

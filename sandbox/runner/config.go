@@ -131,7 +131,8 @@ func limit(c *cgroups.Cgroup, s sandbox.Spec, name string) (notes []string) {
 		without = append(without, "memory")
 	}
 	if s.Pids > 0 && hasController("pids", unified) {
-		c.PidsLimit = &s.Pids
+		tasks := s.Pids + firstTasks
+		c.PidsLimit = &tasks
 	} else if s.Pids > 0 {
 		without = append(without, "processes")
 	}

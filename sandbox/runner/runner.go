@@ -3,12 +3,9 @@
 package runner
 
 import (
-	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -73,19 +70,21 @@ func runOne(v View, s sandbox.Spec, c sandbox.Command, i int, res *sandbox.Resul
 		process.Stdin = os.Stdin
 	}
 	var relay *terminal
+	how := firstPlain
 	if s.Terminal {
+		how = firstTerminal
 		if relay, err = openTerminal(process); err != nil {
 			return fmt.Errorf("cannot give the command a terminal: %w", err)
 		}
 		defer relay.close()
 	}
+	top, err := under(process, v.State, how)
+	if err != nil {
+		return fmt.Errorf("cannot prepare the sandbox: %w", err)
+	}
+	defer top.close()
 	if err := container.Run(process); err != nil {
-		res.NotFound = errors.Is(err, fs.ErrNotExist) || errors.Is(err, exec.ErrNotFound) ||
-			strings.Contains(err.Error(), "executable file not found") || strings.Contains(err.Error(), c.Argv[0]+": no such file or directory")
-		if res.NotFound {
-			return fmt.Errorf("cannot find the command %s in the sandbox", c.Argv[0])
-		}
-		return fmt.Errorf("cannot start the command in the sandbox: %w", err)
+		return fmt.Errorf("cannot start the sandbox: %w", err)
 	}
 	watched := watchLimits(container)
 	if relay != nil {
@@ -109,13 +108,27 @@ func runOne(v View, s sandbox.Spec, c sandbox.Command, i int, res *sandbox.Resul
 		return fmt.Errorf("cannot wait for the command: %w", err)
 	}
 	status := state.Sys().(syscall.WaitStatus)
+	told := top.read()
+	switch {
+	case told == nil: // process 1 was ended, and the command with it
+	case told.NotFound:
+		res.NotFound = true
+		return fmt.Errorf("cannot find the command %s in the sandbox", c.Argv[0])
+	case told.Err != "":
+		return fmt.Errorf("cannot start the command in the sandbox: %s", told.Err)
+	default:
+		status = told.Status
+	}
 	if status.Signaled() {
 		res.Signal = status.Signal().String()
 	}
 	res.Exit = status.ExitStatus()
-	memory, processes := watched.met(status.Signaled() || res.Exit > 128)
+	memory, processes := watched.met(told == nil || status.Signaled() || res.Exit > 128)
 	if res.Exit != 0 || status.Signaled() {
 		res.OOM, res.Crowded = memory, processes
+	}
+	if told == nil && !status.Signaled() && !memory && !processes {
+		return fmt.Errorf("cannot tell how the command ended: process 1 of the sandbox has exit status %d", status.ExitStatus())
 	}
 	return nil
 }

@@ -40,6 +40,7 @@ func TestSandbox(t *testing.T) {
 		h.testClaims(t)
 		for name, test := range map[string]func(h *host, t *testing.T){
 			"deadline": testDeadline, "limits": testLimits, "daemons": testDaemons, "descriptors": testDescriptors,
+			"signals": testSignals, "orphans": testOrphans, "another user": testAnotherUser,
 		} {
 			t.Run(name, func(t *testing.T) { test(h, t) })
 		}
@@ -295,16 +296,7 @@ func testLimits(h *host, t *testing.T) {
 // namespace and the runner's own cleaning up: without both it stays.
 func testDaemons(h *host, t *testing.T) {
 	mark := "4713" + strconv.Itoa(os.Getpid())
-	left := func() (pids []int) {
-		found, _ := filepath.Glob("/proc/[0-9]*/cmdline")
-		for _, name := range found {
-			if b, err := os.ReadFile(name); err == nil && string(b) == "sleep\x00"+mark+"\x00" {
-				pid, _ := strconv.Atoi(filepath.Base(filepath.Dir(name)))
-				pids = append(pids, pid)
-			}
-		}
-		return pids
-	}
+	left := func() []int { return sleepers(mark) }
 	script := "setsid sleep " + mark + " >/dev/null 2>&1 </dev/null & exit 0"
 	for _, tc := range []struct {
 		without []sandbox.Protection
