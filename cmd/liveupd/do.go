@@ -156,6 +156,17 @@ func quiesceDefaults(cfg *config.Config, req *engine.Request) {
 	req.QuiesceFiles = cfg.QuiesceFiles
 }
 
+// quiesceConfigured is for verbs that bring back what was there: no mistake in the
+// configuration may hinder them, and an update may have brought it.
+func (o *options) quiesceConfigured(req *engine.Request) {
+	cfg, err := config.Load(o.root)
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "liveupd: the defaults are used: %v\n", err)
+		return
+	}
+	quiesceDefaults(cfg, req)
+}
+
 // quiesceFlag adds --quiesce to a verb that swaps.
 func quiesceFlag(cmd *cobra.Command, req *engine.Request) {
 	cmd.Flags().Var((*quiesceValue)(&req.Quiesce), "quiesce", "`WHEN` affected units stand still for the swap: auto, always or never (default auto)")

@@ -4,7 +4,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/liveupd/liveupd/engine"
-	"github.com/liveupd/liveupd/internal/config"
 )
 
 func newRollback(o *options) *cobra.Command {
@@ -29,11 +28,7 @@ it all the same, once you have seen to them.
 			if len(args) == 1 {
 				req.ID = args[0]
 			}
-			cfg, err := config.Load(o.root)
-			if err != nil {
-				return err
-			}
-			quiesceDefaults(cfg, &req)
+			o.quiesceConfigured(&req)
 			r := o.renderer()
 			result, err := o.do(cmd.Context(), req, r)
 			return o.finish(r, result, err)

@@ -7,7 +7,6 @@ import (
 
 	"github.com/liveupd/liveupd/change"
 	"github.com/liveupd/liveupd/engine"
-	"github.com/liveupd/liveupd/internal/config"
 )
 
 const verifyHelp = `
@@ -47,11 +46,7 @@ the image's own folders and no update laid down goes, and is kept for the rollba
 				return engine.Usage(errors.New("--plan and --source go with --repair"))
 			}
 			if req.Repair {
-				cfg, err := config.Load(o.root)
-				if err != nil {
-					return err
-				}
-				quiesceDefaults(cfg, &req)
+				o.quiesceConfigured(&req)
 			}
 			o.reads = !req.Repair || req.PlanOnly
 			r := o.renderer()

@@ -51,6 +51,14 @@ var levels = []string{"etc", "run", "usr/lib"}
 // empty one; an unknown key or a malformed value is an error that names the
 // file and the line.
 func Load(root string) (*Config, error) {
+	c, err := load(root)
+	if err != nil {
+		return nil, change.WithHint(err, "mend the file: liveupd.toml(5) has all settings")
+	}
+	return c, nil
+}
+
+func load(root string) (*Config, error) {
 	c := new(Config)
 	// What settings lack of each other is known when all files are read; the file that
 	// left it so is to be named.
@@ -119,7 +127,7 @@ func (c *Config) read(name string) (found bool, err error) {
 		}
 		if bad, ok := errors.AsType[*toml.DecodeError](err); ok {
 			row, col := bad.Position()
-			return true, fmt.Errorf("cannot read %s: line %d, column %d: %w", name, row, col, err)
+			return true, fmt.Errorf("cannot read %s: line %d, column %d: %w", name, row, col, malformed(bad))
 		}
 		return true, fmt.Errorf("cannot read %s: %w", name, err)
 	}

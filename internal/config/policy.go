@@ -92,7 +92,7 @@ func ParsePolicy(name string, data []byte) ([]change.Rule, error) {
 		}
 		if bad, ok := errors.AsType[*toml.DecodeError](err); ok {
 			row, col := bad.Position()
-			return nil, fmt.Errorf("%s:%d:%d: %s", name, row, col, strings.TrimPrefix(bad.Error(), "toml: "))
+			return nil, fmt.Errorf("%s:%d:%d: %w", name, row, col, malformed(bad))
 		}
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}

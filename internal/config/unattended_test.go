@@ -70,7 +70,9 @@ units = ["*"]
 func TestUnattendedWrong(t *testing.T) {
 	const group, everything = "[[unattended.group]]\nname = \"a\"\n", "units = [\"*\"]\n"
 	for text, want := range map[string]string{
-		`enabled = "yes"`:                       "line 2",
+		`enabled = "yes"`:                       "line 2, column 11: unattended.enabled takes true or false",
+		`windows = "02:00-03:00"`:               "unattended.windows takes a list",
+		`hold = [2026-01-01]`:                   "unattended.hold takes a text in quotes",
 		`max = "reboot"`:                        "unattended.reboot",
 		`max = "explode"`:                       "none of none, daemon-reload",
 		`reboot = "sometimes"`:                  "none of never, window, auto",
