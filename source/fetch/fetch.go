@@ -131,9 +131,17 @@ type permanentError struct{ error }
 
 func (e permanentError) Unwrap() error { return e.error }
 
+// unwantedError is a permanent one that is due to the server's file itself.
+type unwantedError struct{ error }
+
+func (e unwantedError) Unwrap() error { return e.error }
+
 // Get fetches address into dir. An error that is due to the server's file itself
-// (too large, another digest) leaves nothing of it behind; after any other, what
-// has come stays for the next try.
+// (too large, or gone for good) leaves nothing of it behind; after any other, what
+// has come stays for the next try. That is so for a refusal, too: a proxy's 403, a mirror's 404
+// while it is brought up to date, or the redirect of a network that wants a login says
+// nothing of the file, and half of an image is worth a night. Whether a part still is one of the
+// server's file the server tells, by its validator, before it is continued.
 func Get(ctx context.Context, k *sys.Kernel, address string, dir *sys.FD, o Options) (*Result, error) {
 	if err := Check(address); err != nil {
 		return nil, err
@@ -167,8 +175,11 @@ func Get(ctx context.Context, k *sys.Kernel, address string, dir *sys.FD, o Opti
 		if cause := context.Cause(ctx); cause != nil {
 			return nil, fail(cause)
 		}
+		if _, unwanted := errors.AsType[unwantedError](err); unwanted {
+			return nil, fail(g.drop(err))
+		}
 		if _, permanent := errors.AsType[permanentError](err); permanent {
-			return nil, fail(errors.Join(err, g.afterRefusal()))
+			return nil, fail(err)
 		}
 		if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) || errors.Is(err, syscall.EROFS) {
 			return nil, change.WithHint(fail(err), "make room where the cache lies; what has come is kept and continued")

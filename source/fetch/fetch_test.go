@@ -11,6 +11,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -247,6 +248,42 @@ func TestRefusals(t *testing.T) {
 	r := newRig(t, &server{content: content(1 << 20), status: []int{503, 500}, etag: `"1"`})
 	res, err := r.get(nil, Options{})
 	r.want(res, err)
+}
+
+// What has come is kept when the server, or what stands before it, refuses for a while; a file that is gone
+// for good, or is too large by now, leaves nothing.
+func TestPartsAfterRefusals(t *testing.T) {
+	for status, kept := range map[int]bool{
+		401: true, 403: true, 404: true, 407: true, 410: false, 429: true, 451: true, 500: true, 502: true, 503: true, 504: true, 302: true,
+	} {
+		s := &server{content: content(1 << 20), etag: `"1"`, cuts: []int{400_000}}
+		r := newRig(t, s)
+		if _, err := r.get(nil, Options{Attempts: 1}); err == nil {
+			t.Fatal("no error from a broken connection")
+		}
+		part := r.left()
+		s.status = []int{0, status}
+		if _, err := r.get(nil, Options{Attempts: 1}); err == nil {
+			t.Errorf("%d: no error", status)
+		}
+		if got := r.left(); kept && !slices.Equal(got, part) || !kept && len(got) > 0 {
+			t.Errorf("%d: left are %v of %v", status, got, part)
+		}
+		s.status = nil
+		res, err := r.get(nil, Options{})
+		r.want(res, err)
+		if (res.Resumed > 0) != kept {
+			t.Errorf("%d: then %d bytes were continued", status, res.Resumed)
+		}
+	}
+	s := &server{content: content(1 << 20), etag: `"1"`, cuts: []int{400_000}}
+	r := newRig(t, s)
+	if _, err := r.get(nil, Options{Attempts: 1}); err == nil {
+		t.Fatal("no error from a broken connection")
+	}
+	if _, err := r.get(nil, Options{MaxBytes: 1 << 19}); err == nil || len(r.left()) > 0 {
+		t.Errorf("too large: error %v, left are %v", err, r.left())
+	}
 }
 
 func TestAddresses(t *testing.T) {

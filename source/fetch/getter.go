@@ -154,10 +154,12 @@ func (g *getter) accept(resp *http.Response) (complete bool, err error) {
 	case http.StatusRequestTimeout:
 		return false, err
 	}
-	if resp.StatusCode == http.StatusNotFound || resp.StatusCode == http.StatusGone {
+	switch {
+	case resp.StatusCode == http.StatusNotFound:
 		return false, permanentError{fmt.Errorf("%w: %w", err, ErrNotFound)}
-	}
-	if resp.StatusCode >= 500 {
+	case resp.StatusCode == http.StatusGone:
+		return false, unwantedError{fmt.Errorf("%w: %w", err, ErrNotFound)}
+	case resp.StatusCode >= 500:
 		return false, err
 	}
 	return false, permanentError{err}
@@ -185,7 +187,7 @@ func (g *getter) acceptPart(resp *http.Response) error {
 }
 
 func (g *getter) tooLarge() error {
-	return permanentError{fmt.Errorf("it has more than the %d MB that are allowed", g.o.MaxBytes>>20)}
+	return unwantedError{fmt.Errorf("it has more than the %d MB that are allowed", g.o.MaxBytes>>20)}
 }
 
 // take writes a body to the part.
@@ -294,9 +296,6 @@ func (g *getter) drop(why error) error {
 	}
 	return why
 }
-
-// afterRefusal leaves nothing of a file that is refused for itself.
-func (g *getter) afterRefusal() error { return g.drop(nil) }
 
 func (g *getter) pause(barren int) time.Duration {
 	if g.retry > 0 {
