@@ -11,11 +11,9 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
-	"slices"
 	"strings"
 	"sync"
 	"syscall"
-	"time"
 
 	"github.com/liveupd/liveupd/change"
 	"github.com/liveupd/liveupd/internal/systemd"
@@ -138,8 +136,7 @@ func Spawn(ctx context.Context, req Request, ev Events) (any, error) {
 		return nil, fmt.Errorf("cannot make a pipe: %w", err)
 	}
 	defer fromWorker.Close()
-	began := time.Now().Unix()
-	before := committed(req)
+	before := earlier(req)
 	wait, err := startWorker(ctx, req, ev, toWorker, theirs)
 	toWorker.Close()
 	theirs.Close()
@@ -185,105 +182,9 @@ func Spawn(ctx context.Context, req Request, ev Events) (any, error) {
 	if waitErr := wait(); !got && reads(req) {
 		return nil, endedWithout(waitErr)
 	} else if !got {
-		return killed(req, began, before, endedWithout(waitErr))
+		return killed(req, before, endedWithout(waitErr))
 	}
 	return result, err
-}
-
-// endedWithout says that the worker told nothing, and how it ended where that is known; in
-// one line, for it becomes a warning.
-func endedWithout(how error) error {
-	if how == nil {
-		return ErrWorkerGone
-	}
-	return fmt.Errorf("%w: %w", ErrWorkerGone, how)
-}
-
-// killed says what became of a run whose worker was killed: by now systemd has
-// run the recovery, and the store knows.
-func killed(req Request, began int64, before []string, cause error) (any, error) {
-	verb := req.Verb
-	list, err := lookUp(req)
-	if err != nil {
-		return nil, change.WithHint(errors.Join(cause, err), "run: liveupd recover")
-	}
-	if g, cutOff := unfinished(list); cutOff {
-		return nil, change.WithHint(fmt.Errorf("%w: %w; transaction %s is %s", change.ErrNeedsPerson, cause, g.ID, g.State), "run: liveupd recover")
-	}
-	if verb == "rollback" {
-		return killedRollback(list, before, req.ID, cause)
-	}
-	for _, g := range list {
-		if g.Time < began {
-			break
-		}
-		if g.State == "verified" {
-			report := newReport(map[string]string{"verify": "repair"}[verb])
-			if report.Verb == "" {
-				report.Verb = verb
-			}
-			report.ID, report.PlanID, report.Result, report.HostAction = g.ID, g.PlanID, "done", g.HostAction
-			if g.HostAction > change.ActionNone {
-				report.Result = "pending"
-			}
-			report.Warnings = append(report.Warnings, cause.Error()+"; the recovery finished its work")
-			return report, nil
-		}
-		if g.State == "rolled-back" {
-			return nil, fmt.Errorf("%w; everything was rolled back: %w", cause, ErrRolledBack)
-		}
-	}
-	return nil, fmt.Errorf("%w: %w", cause, ErrNothingCommitted)
-}
-
-// lookUp lists the transactions. The service of unattended runs may not open the root's
-// file systems itself.
-func lookUp(req Request) ([]change.Generation, error) {
-	look := Request{Verb: "history", Root: req.Root, Unattended: req.Unattended}
-	run := (&Engine{}).Run
-	if outlivesCaller(look) {
-		run = Spawn
-	}
-	result, err := run(context.Background(), look, Events{})
-	list, _ := result.([]change.Generation)
-	return list, err
-}
-
-// committed lists the transactions that a rollback could take back, the newest first.
-func committed(req Request) []string {
-	if req.Verb != "rollback" {
-		return nil
-	}
-	// The worker says what is wrong with the store, if anything is.
-	list, _ := lookUp(req)
-	var ids []string
-	for _, g := range list {
-		if g.State == "verified" {
-			ids = append(ids, g.ID)
-		}
-	}
-	return ids
-}
-
-// killedRollback tells how far a rollback had come, of what was committed before.
-func killedRollback(list []change.Generation, before []string, target string, cause error) (any, error) {
-	report := newReport("rollback")
-	for _, g := range list {
-		if g.State == "rolled-back" && slices.Contains(before, g.ID) {
-			report.ID, report.PlanID = g.ID, g.PlanID
-		}
-	}
-	if report.ID == "" {
-		return nil, fmt.Errorf("%w: %w", cause, ErrNothingCommitted)
-	}
-	if target != "" && report.ID != target {
-		report.Result, report.Error = "failed", cause.Error()
-		return report, change.WithHint(fmt.Errorf("%w; everything down to %s was taken back, and not %s", cause, report.ID, target),
-			"run the same command again")
-	}
-	report.Result = "done"
-	report.Warnings = append(report.Warnings, cause.Error()+"; the recovery finished taking "+report.ID+" back")
-	return report, nil
 }
 
 func relay(from io.Reader, to io.Writer, ev Events) (result any, got bool, err error) {
