@@ -71,12 +71,12 @@ func decodeResult(kind string, raw json.RawMessage) (any, error) {
 		v = new(change.KeyReport)
 	case "generations":
 		list := []change.Generation{}
-		err := json.Unmarshal(raw, &list)
+		err := change.Decode(raw, &list)
 		return list, err
 	default:
 		return nil, nil
 	}
-	return v, json.Unmarshal(raw, v)
+	return v, change.Decode(raw, v)
 }
 
 func resultKind(v any) string {
@@ -144,7 +144,7 @@ func Spawn(ctx context.Context, req Request, ev Events) (any, error) {
 		return nil, err
 	}
 	say := json.NewEncoder(ours)
-	if err := say.Encode(req); err != nil {
+	if err := say.Encode(change.Escaped(req)); err != nil {
 		return nil, fmt.Errorf("cannot speak to the worker: %w", err)
 	}
 	stop := context.AfterFunc(ctx, func() { fmt.Fprintln(ours, "cancel") })
@@ -192,18 +192,18 @@ func relay(from io.Reader, to io.Writer, ev Events) (result any, got bool, err e
 	sc.Buffer(make([]byte, 64<<10), 1<<30)
 	for sc.Scan() {
 		var m message
-		if err := json.Unmarshal(sc.Bytes(), &m); err != nil {
+		if err := change.Decode(sc.Bytes(), &m); err != nil {
 			return nil, false, fmt.Errorf("cannot read the worker's message: %w", err)
 		}
 		switch m.Kind {
 		case "progress":
 			var p change.Progress
-			if json.Unmarshal(m.Value, &p) == nil {
+			if change.Decode(m.Value, &p) == nil {
 				ev.emit(p)
 			}
 		case "plan", "confirm":
 			p := new(change.Plan)
-			if err := json.Unmarshal(m.Value, p); err != nil {
+			if err := change.Decode(m.Value, p); err != nil {
 				return nil, false, fmt.Errorf("cannot read the worker's plan: %w", err)
 			}
 			if m.Kind == "plan" {
@@ -217,17 +217,17 @@ func relay(from io.Reader, to io.Writer, ev Events) (result any, got bool, err e
 			fmt.Fprintln(to, answer)
 		case "step":
 			var r change.StepResult
-			if json.Unmarshal(m.Value, &r) == nil {
+			if change.Decode(m.Value, &r) == nil {
 				ev.emit(r)
 			}
 		case "finding":
 			var d change.Damage
-			if json.Unmarshal(m.Value, &d) == nil {
+			if change.Decode(m.Value, &d) == nil {
 				ev.emit(d)
 			}
 		case "verified":
 			r := new(change.VerifyReport)
-			if json.Unmarshal(m.Value, r) == nil {
+			if change.Decode(m.Value, r) == nil {
 				ev.emit(r)
 			}
 		case "result":
@@ -366,7 +366,7 @@ func WorkerInside() error {
 		return fmt.Errorf("cannot read the request: %w", err)
 	}
 	var req Request
-	if err := json.Unmarshal(line, &req); err != nil {
+	if err := change.Decode(line, &req); err != nil {
 		return fmt.Errorf("cannot read the request: %w", err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
@@ -436,13 +436,13 @@ func (w *workerSide) send(m message, v any) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if v != nil {
-		raw, err := json.Marshal(v)
+		raw, err := json.Marshal(change.Escaped(v))
 		if err != nil {
 			m.Error = fmt.Sprintf("cannot render a %s: %v", m.Kind, err)
 		}
 		m.Value = raw
 	}
-	_ = w.out.Encode(m)
+	_ = w.out.Encode(change.Escaped(m))
 }
 
 func (w *workerSide) emit(v any) {

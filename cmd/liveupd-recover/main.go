@@ -116,7 +116,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 		}
 	}
 	if *asJSON {
-		if jerr := json.NewEncoder(stdout).Encode(report(rec, err)); jerr != nil {
+		if jerr := json.NewEncoder(stdout).Encode(change.Escaped(report(rec, err))); jerr != nil {
 			fmt.Fprintf(stderr, "liveupd-recover: cannot write the report: %v\n", jerr)
 			return 1
 		}

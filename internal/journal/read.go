@@ -123,7 +123,7 @@ func (j *Journal) Plan() (*change.Plan, error) {
 	if !ok || decode(body, &rec) != nil || rec.Plan == nil {
 		return nil, corrupt(j.Ops.name, j.plan.record, "it changed since the journal was opened")
 	}
-	return rec.Plan, nil
+	return change.Unescaped(rec.Plan), nil
 }
 
 // ReadHeader reads the first record alone: for a list of generations.

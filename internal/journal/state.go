@@ -100,7 +100,7 @@ func ReadStatus(dir *sys.FD) (Status, error) {
 // AppendStep records a step durably: once before it is done (Result "begun") and
 // once after.
 func AppendStep(k *sys.Kernel, dir *sys.FD, r change.StepResult) error {
-	line, err := encodeLine(r)
+	line, err := encodeLine(change.Escaped(r))
 	if err != nil {
 		return err
 	}
@@ -136,7 +136,7 @@ func ParseSteps(b []byte) []change.StepResult {
 	var out []change.StepResult
 	for line := range lines(b) {
 		var r change.StepResult
-		if body, ok := checkLine(line); ok && json.Unmarshal(body, &r) == nil {
+		if body, ok := checkLine(line); ok && change.Decode(body, &r) == nil {
 			out = append(out, r)
 		}
 	}

@@ -40,7 +40,7 @@ func (w *Writer) Op(op *Op) error {
 }
 
 // Plan adds the plan.
-func (w *Writer) Plan(p *change.Plan) error { return w.put(&record{Plan: p}) }
+func (w *Writer) Plan(p *change.Plan) error { return w.put(&record{Plan: change.Escaped(p)}) }
 
 // Close writes the end record and flushes. It does not sync.
 func (w *Writer) Close() error {

@@ -8,7 +8,8 @@ import (
 	"github.com/liveupd/liveupd/change"
 )
 
-// jsonRenderer prints one object a line, each with its message_type.
+// jsonRenderer prints one object a line, each with its message_type; what is no UTF-8 in it is
+// escaped (change.Escape).
 type jsonRenderer struct {
 	mu  sync.Mutex
 	out io.Writer
@@ -19,7 +20,7 @@ func (j *jsonRenderer) line(v any) {
 	defer j.mu.Unlock()
 	enc := json.NewEncoder(j.out)
 	enc.SetEscapeHTML(false)
-	_ = enc.Encode(v) // a reader that is gone is nobody to tell
+	_ = enc.Encode(change.Escaped(v)) // a reader that is gone is nobody to tell
 }
 
 // list turns an absent list into an empty one: a reader may count on it.

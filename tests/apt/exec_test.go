@@ -77,6 +77,22 @@ func TestExecIsNative(t *testing.T) {
 	}
 	here(t, root, "rollback").Want(t, 0)
 	same(t, "after the rollback", before, tree(t, root), nil)
+
+	// Names that are no UTF-8 are told apart, in the plan and from each other's escaped form.
+	bytes := here(t, root, "exec", "--yes", "/bin/sh", "-c", `printf x >"$(printf '/etc/a\377')"; printf x >"$(printf '/etc/a\376')"; printf x >'/etc/a\xff'; printf x >'/etc/a\x2d'`).Want(t, 0)
+	var paths []string
+	for _, p := range bytes.Plan.Paths {
+		paths = append(paths, p.Path)
+	}
+	slices.Sort(paths)
+	if want := []string{`/etc/a\x2d`, `/etc/a\x5cxff`, `/etc/a\xfe`, `/etc/a\xff`}; !slices.Equal(paths, want) {
+		t.Errorf("the plan's paths are %q; want %q", paths, want)
+	}
+	if _, err := os.Stat(filepath.Join(root, "etc/a\xff")); err != nil {
+		t.Error(err)
+	}
+	here(t, root, "rollback").Want(t, 0)
+	same(t, "after the rollback of names that are no UTF-8", before, tree(t, root), nil)
 }
 
 // What a command may not do in the sandbox. Each line fails, or the test does.
