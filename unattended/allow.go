@@ -103,6 +103,7 @@ func (r *run) dryRun(ctx context.Context) (*change.Night, error) {
 	if r.state, err = LoadState(r.o.Dir); err != nil {
 		return nil, err
 	}
+	r.state.BackOff = rebase(r.state.BackOff, r.h.Now())
 	list, err := r.h.Look(ctx, engine.Request{Verb: "status", Unattended: true})
 	if err != nil {
 		return nil, err

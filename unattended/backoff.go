@@ -77,6 +77,18 @@ func waits(b change.BackOff, now time.Time) bool {
 	return left > 0 && left <= max(mostBackOff, time.Duration(b.Until-b.Last)*time.Second)
 }
 
+// rebase has delays that began in the future, for the clock went back since, begin now: as
+// long as they were meant to be, and no longer.
+func rebase(list []change.BackOff, now time.Time) []change.BackOff {
+	out := slices.Clone(list)
+	for i := range out {
+		if b := &out[i]; b.Last > now.Add(clockStep).Unix() {
+			b.Last, b.Until = now.Unix(), now.Unix()+max(b.Until-b.Last, 0)
+		}
+	}
+	return out
+}
+
 // fail notes that an update failed at now. Where a part of it has failed before, beside other
 // packages or other versions of them, it is that part which is to blame: the rest need not wait with it.
 func fail(list []change.BackOff, update change.BackOff, now time.Time, first time.Duration, why string) []change.BackOff {

@@ -63,7 +63,7 @@ func PolicyAt(ctx context.Context, h Host, dir string, at time.Time, units []str
 		out.Warnings = append(out.Warnings, err.Error())
 		state = freshState()
 	}
-	for _, b := range state.BackOff {
+	for _, b := range rebase(state.BackOff, now) {
 		if waits(b, at) {
 			out.BackOff = append(out.BackOff, b)
 		}

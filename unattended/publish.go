@@ -35,6 +35,7 @@ func Refresh(ctx context.Context, h Host, dir string, confined bool) error {
 	if err != nil {
 		return err
 	}
+	state.BackOff = rebase(state.BackOff, h.Now())
 	list, err := h.Look(ctx, engine.Request{Verb: "status", Unattended: confined})
 	if err != nil {
 		return err

@@ -42,6 +42,9 @@ func (o *Options) confRoot() string {
 // longestWait is how long a run waits for a window: the next timer comes after a day.
 const longestWait = 24 * time.Hour
 
+// clockStep is how far a clock may be corrected without anybody's noticing.
+const clockStep = 5 * time.Minute
+
 // run is one unattended run.
 type run struct {
 	h     Host
@@ -83,13 +86,16 @@ func Run(ctx context.Context, h Host, o Options) (*change.Night, error) {
 	}
 }
 
-// sleepUntil waits by the wall clock, which may be set meanwhile.
+// sleepUntil waits by the wall clock, which may be set meanwhile. Where that goes back, the time may be
+// years away, and the wait ends: what it was for is to be looked at anew.
 func sleepUntil(ctx context.Context, h Host, at time.Time) error {
+	least := at.Sub(h.Now())
 	for {
 		left := at.Sub(h.Now())
-		if left <= 0 {
+		if left <= 0 || left > least+clockStep {
 			return nil
 		}
+		least = min(least, left)
 		if err := h.Sleep(ctx, min(left, time.Minute)); err != nil {
 			return err
 		}
@@ -203,6 +209,7 @@ func (r *run) open() error {
 		}
 		r.warn(warning)
 	}
+	r.state.BackOff = rebase(r.state.BackOff, r.h.Now())
 	if r.p, err = loadProgress(r.o.Dir); err != nil {
 		if warning, err = setAside(err); err != nil {
 			return err

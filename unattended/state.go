@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/liveupd/liveupd/change"
 	"github.com/liveupd/liveupd/internal/config"
@@ -193,7 +194,7 @@ func Status(dir string) (*change.NightStatus, error) {
 		return nil, err
 	}
 	out.Last, out.Changed = state.Last, state.Changed
-	out.BackOff = append(out.BackOff, state.BackOff...)
+	out.BackOff = append(out.BackOff, rebase(state.BackOff, time.Now())...)
 	if p, err := loadProgress(dir); err == nil && p != nil {
 		out.Phase, out.Since = p.Phase, p.Night.Began
 	}

@@ -120,45 +120,49 @@ func boot(t *testing.T) *rig {
 	machine.Require(t)
 	m := machine.Boot(t, machine.Options{
 		Root: "trixie", Programs: machine.Programs(t),
-		Customize: func(root string) error {
-			archive := filepath.Join(root, "srv/archive")
-			for _, dir := range []string{archive, filepath.Join(root, "etc/liveupd"), filepath.Join(root, "var/lib/apt/lists/partial"), filepath.Join(root, "var/cache/apt/archives/partial")} {
-				if err := os.MkdirAll(dir, 0o755); err != nil {
-					return err
-				}
-			}
-			for _, name := range apps {
-				app{name: name, version: "1", text: "one"}.build(t, archive)
-			}
-			index(t, archive)
-			if err := os.WriteFile(filepath.Join(root, "etc/apt/sources.list"), []byte("deb [trusted=yes] file:/srv/archive ./\n"), 0o644); err != nil {
-				return err
-			}
-			for _, name := range []string{"liveupd", "liveupd-recover", "liveupd-sandbox"} {
-				if err := os.Symlink("/usr/local/bin/"+name, filepath.Join(root, "usr/bin", name)); err != nil {
-					return err
-				}
-			}
-			files, err := filepath.Glob(units + "/*")
-			if err != nil || len(files) == 0 {
-				return fmt.Errorf("no units in %s: %w", units, err)
-			}
-			for _, file := range files {
-				if out, err := exec.Command("install", "-m", "0644", file, filepath.Join(root, "usr/lib/systemd/system")).CombinedOutput(); err != nil {
-					return fmt.Errorf("install: %w: %s", err, out)
-				}
-			}
-			// The packages' units are enabled as their scripts would do it.
-			script := "DEBIAN_FRONTEND=noninteractive SYSTEMD_OFFLINE=1 dpkg -i /srv/archive/*_1_all.deb && systemctl enable alpha beta && systemctl enable liveupd.timer liveupd-resume"
-			if out, err := exec.Command("chroot", root, "env", "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "sh", "-c", script).CombinedOutput(); err != nil {
-				return fmt.Errorf("dpkg -i: %w: %s", err, out)
-			}
-			return nil
-		},
+		Customize: func(root string) error { return install(t, root) },
 	})
 	r := &rig{Machine: m, t: t}
 	r.Shell("systemctl reset-failed; rm -f /etc/apt/sources.list.d/*; liveupd setup --yes >/dev/null; systemctl stop liveupd.timer")
 	return r
+}
+
+// install puts the archive, the apps at version 1, and the packaged units into a root whose
+// programs lie in /usr/local/bin.
+func install(t *testing.T, root string) error {
+	archive := filepath.Join(root, "srv/archive")
+	for _, dir := range []string{archive, filepath.Join(root, "etc/liveupd"), filepath.Join(root, "var/lib/apt/lists/partial"), filepath.Join(root, "var/cache/apt/archives/partial")} {
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return err
+		}
+	}
+	for _, name := range apps {
+		app{name: name, version: "1", text: "one"}.build(t, archive)
+	}
+	index(t, archive)
+	if err := os.WriteFile(filepath.Join(root, "etc/apt/sources.list"), []byte("deb [trusted=yes] file:/srv/archive ./\n"), 0o644); err != nil {
+		return err
+	}
+	for _, name := range []string{"liveupd", "liveupd-recover", "liveupd-sandbox"} {
+		if err := os.Symlink("/usr/local/bin/"+name, filepath.Join(root, "usr/bin", name)); err != nil {
+			return err
+		}
+	}
+	files, err := filepath.Glob(units + "/*")
+	if err != nil || len(files) == 0 {
+		return fmt.Errorf("no units in %s: %w", units, err)
+	}
+	for _, file := range files {
+		if out, err := exec.Command("install", "-m", "0644", file, filepath.Join(root, "usr/lib/systemd/system")).CombinedOutput(); err != nil {
+			return fmt.Errorf("install: %w: %s", err, out)
+		}
+	}
+	// The packages' units are enabled as their scripts would do it.
+	script := "DEBIAN_FRONTEND=noninteractive SYSTEMD_OFFLINE=1 dpkg -i /srv/archive/*_1_all.deb && systemctl enable alpha beta && systemctl enable liveupd.timer liveupd-resume"
+	if out, err := exec.Command("chroot", root, "env", "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "sh", "-c", script).CombinedOutput(); err != nil {
+		return fmt.Errorf("dpkg -i: %w: %s", err, out)
+	}
+	return nil
 }
 
 // publish puts packages into the archive.

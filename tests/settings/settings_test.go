@@ -31,14 +31,6 @@ const limit = 28 * time.Minute
 // inInitrd is a file of which the initrd holds a copy.
 const inInitrd = "usr/lib/udev/rules.d/60-persistent-storage.rules"
 
-// first is the machine's first process: it goes over to the disk.
-const first = `#!/bin/busybox sh
-/bin/busybox mount -t devtmpfs dev /dev
-for m in $(/bin/busybox cat /modules/order); do /bin/busybox insmod $m; done
-until /bin/busybox mount -t ext4 /dev/vda /mnt; do /bin/busybox sleep 1; done
-exec /bin/busybox switch_root /mnt /sbin/init
-`
-
 // script runs when the machine is up, and leaves what it saw in /result.
 const script = `#!/bin/bash
 cd /result
@@ -204,8 +196,7 @@ func disk(t *testing.T, dir string) string {
 	for _, name := range []string{"usr/share/doc", "usr/share/locale", "var/cache/apt", "var/lib/apt/lists"} {
 		must(t, os.RemoveAll(filepath.Join(root, name)))
 	}
-	run(t, "mkfs.ext4", "-q", "-F", "-m", "0", "-E", "lazy_itable_init=1,lazy_journal_init=1,nodiscard", "-N", "60000", "-d", root, image, "1000M")
-	must(t, os.RemoveAll(root))
+	vm.Image(t, root, image, "1000M")
 	return image
 }
 
@@ -269,14 +260,8 @@ func (r results) initrdHolds(name, text string) bool {
 // boot boots a disk with the given control groups until the script has ended.
 func boot(t *testing.T, image, groups string) results {
 	t.Helper()
-	busybox, err := exec.LookPath("busybox")
-	if err != nil {
-		t.Skip("needs busybox (run tests/setup/install.sh)")
-	}
-	init := filepath.Join(t.TempDir(), "init")
-	must(t, os.WriteFile(init, []byte(first), 0o755))
 	kernel, _ := vm.KernelOf(t, vm.Bookworm)
-	initrd := vm.Initramfs(t, vm.Contents{Init: init, Programs: []string{busybox}, Modules: []string{"virtio_pci", "virtio_blk", "ext4"}, Kernel: vm.Bookworm})
+	initrd := vm.FromDisk(t, vm.Bookworm)
 	began := time.Now()
 	m := vm.Start(t, vm.Config{
 		Kernel: kernel, Initrd: initrd, MemoryMB: 1024, Drives: []vm.Drive{{Path: image}},
@@ -286,28 +271,7 @@ func boot(t *testing.T, image, groups string) results {
 	m.WaitFor(`TEST ended`, limit)
 	m.Wait(limit)
 	t.Logf("the machine took %v", time.Since(began).Round(time.Second))
-	at := filepath.Join(t.TempDir(), "mnt")
-	must(t, os.Mkdir(at, 0o755))
-	run(t, "mount", "-o", "loop,ro,noload", image, at)
-	defer run(t, "umount", at)
-	r := results{t: t, files: map[string][]byte{}}
-	list, err := os.ReadDir(filepath.Join(at, "result"))
-	must(t, err)
-	for _, e := range list {
-		r.files[e.Name()], err = os.ReadFile(filepath.Join(at, "result", e.Name()))
-		must(t, err)
-	}
-	return r
-}
-
-func memory(t *testing.T) string {
-	t.Helper()
-	dir, err := os.MkdirTemp("/dev/shm", "settings-")
-	if err != nil {
-		dir = t.TempDir()
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	return dir
+	return results{t: t, files: vm.ReadImage(t, image, "result")}
 }
 
 // One boot for all that a kernel takes: each effect of an update is done, the rollback
@@ -321,7 +285,7 @@ func TestSettings(t *testing.T) {
 	}
 	for name, groups := range forms {
 		t.Run(name, func(t *testing.T) {
-			r := boot(t, disk(t, memory(t)), groups)
+			r := boot(t, disk(t, vm.Memory(t)), groups)
 			hierarchy(t, r, name)
 			if !strings.Contains(groups, "liveupd.processes") {
 				effects(t, r)
