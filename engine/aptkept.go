@@ -8,18 +8,22 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"os"
+	"path"
+	"syscall"
 	"time"
 	"unicode/utf8"
 
 	"github.com/liveupd/liveupd/change"
 	"github.com/liveupd/liveupd/internal/sys"
+	"github.com/liveupd/liveupd/rootfs"
 	"github.com/liveupd/liveupd/source/apt"
 )
 
 // What the package manager made for a plan is kept, and the apply that follows takes
 // it: the plan that was shown is the one that is carried out, byte for byte. It counts
 // for the same request, while the package lists are fresh, and as long as every path
-// that it replaces is as it was.
+// that it replaces, the package manager's configuration and the files that were named are as they were.
 const (
 	keptName = "kept.json"
 	keptFor  = time.Hour
@@ -38,12 +42,57 @@ type keptWork struct {
 
 // workKey names what a kept work was made for.
 func (s *session) workKey(o apt.Options) string {
-	b, err := json.Marshal([]any{s.req.Root, s.req.Source, o})
+	b, err := json.Marshal(change.Escaped([]any{s.req.Root, s.req.Source, o, s.aptInputs(o)}))
 	if err != nil {
 		return "" // no option has another kind than text, list and flag
 	}
 	sum := sha256.Sum256(b)
 	return hex.EncodeToString(sum[:])
+}
+
+// aptInputs describes what decides over the package manager's work and is not changed by it: its
+// configuration, where a source may have been taken out or a package pinned since, and package
+// files, which may have been built anew under the same name.
+func (s *session) aptInputs(o apt.Options) []string {
+	var out []string
+	view := rootfs.Volumes(s.rootVolumes()...)
+	var add func(name string)
+	add = func(name string) {
+		n, err := view.Lstat(name)
+		if err != nil {
+			return // one that is missing is one that is missing the next time
+		}
+		if n.IsDir() {
+			names, err := view.ReadDir(name)
+			out = append(out, fmt.Sprintf("%s/ %d %v", name, len(names), err))
+			for _, child := range names {
+				add(path.Join(name, child))
+			}
+			return
+		}
+		out = append(out, fmt.Sprintf("%s %d %d %d %d", name, n.Ino, n.Size, n.MtimeNS, n.CtimeNS))
+		if to, err := view.Resolve(name); err == nil && to != name {
+			if n, err := view.Lstat(to); err == nil && !n.IsDir() {
+				add(to)
+			}
+		}
+	}
+	for _, name := range apt.Inputs {
+		add(name)
+	}
+	for _, deb := range o.Debs {
+		st, err := os.Stat(deb)
+		if err != nil {
+			out = append(out, err.Error())
+			continue
+		}
+		text := fmt.Sprintf("%s %d %d", deb, st.Size(), st.ModTime().UnixNano())
+		if raw, ok := st.Sys().(*syscall.Stat_t); ok {
+			text += fmt.Sprintf(" %d %d", raw.Ino, raw.Ctim.Nano())
+		}
+		out = append(out, text)
+	}
+	return out
 }
 
 // keep lets what the sandbox wrote outlive this run; a Delta whose paths cannot be

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path"
@@ -428,19 +429,38 @@ func (b *BuiltWorkspace) WriteFile(name string, content []byte, mode uint32) err
 	return root.Chmod(name, fs.FileMode(mode))
 }
 
-// ReadRun reads a file of the view's /run; false where there is none, or too large a one.
-func (b *BuiltWorkspace) ReadRun(name string) (string, bool) {
+// ReadRun reads a file of the view's /run; false where there is none. What programs may have put in
+// its place is an error: a pipe, in which nobody writes, would hold the reader up for ever.
+func (b *BuiltWorkspace) ReadRun(name string) (content string, ok bool, err error) {
 	root, err := os.OpenRoot(b.Run)
 	if err != nil {
-		return "", false
+		return "", false, err
 	}
 	defer root.Close()
-	data, err := root.ReadFile(strings.TrimPrefix(path.Clean(name), "/run/"))
-	if err != nil || len(data) > maxKept {
-		return "", false
+	f, err := root.OpenFile(strings.TrimPrefix(path.Clean(name), "/run/"), os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", false, nil
 	}
-	return string(data), true
+	if err != nil {
+		return "", false, fmt.Errorf("cannot read the sandbox's %s: %w", name, err)
+	}
+	defer f.Close()
+	st, err := f.Stat()
+	if err != nil {
+		return "", false, fmt.Errorf("cannot read the sandbox's %s: %w", name, err)
+	}
+	if !st.Mode().IsRegular() {
+		return "", false, fmt.Errorf("cannot read the sandbox's %s: it is no file", name)
+	}
+	data, err := io.ReadAll(io.LimitReader(f, maxKept+1))
+	if err == nil && len(data) > maxKept {
+		err = fmt.Errorf("it has more than %d MB", maxKept>>20)
+	}
+	if err != nil {
+		return "", false, fmt.Errorf("cannot read the sandbox's %s: %w", name, err)
+	}
+	return string(data), true, nil
 }
 
-// maxKept bounds what a command can hand back.
-const maxKept = 4 << 20
+// maxKept bounds what a command can hand back, in bytes.
+const maxKept = 32 << 20

@@ -76,8 +76,13 @@ func run(f *os.File, answer *json.Encoder) (*sandbox.Result, error) {
 	}, gone)
 	res.Kept = map[string]string{}
 	for _, name := range s.Keep {
-		if content, ok := view.ReadRun(name); ok {
+		content, ok, rerr := view.ReadRun(name)
+		if ok {
 			res.Kept[name] = content
+		}
+		// What was noted there is part of the work: without it that has failed.
+		if err == nil && res.Exit == 0 && res.Signal == "" {
+			err = rerr
 		}
 	}
 	return res, err

@@ -3,6 +3,7 @@
 package runner
 
 import (
+	"encoding/json"
 	"fmt"
 	"io"
 	"os"
@@ -53,6 +54,10 @@ func Run(v View, s sandbox.Spec, begin func(sandbox.Command), gone <-chan struct
 func runOne(v View, s sandbox.Spec, c sandbox.Command, i int, res *sandbox.Result, gone <-chan struct{}) error {
 	name := fmt.Sprintf("%s-%d", s.Name, i)
 	config, notes := containerConfig(v, s, c, name)
+	cwd := workingDir(v, s.Cwd)
+	if s.Cwd != "" && cwd == "/" && filepath.Clean(s.Cwd) != "/" && ofHost(s) {
+		notes = append(notes, fmt.Sprintf("the command runs in /: the sandbox does not show %s", s.Cwd))
+	}
 	res.Notes = notes
 	container, err := libcontainer.Create(v.State, name, config)
 	if err != nil {
@@ -63,7 +68,7 @@ func runOne(v View, s sandbox.Spec, c sandbox.Command, i int, res *sandbox.Resul
 		defer func() { _ = container.Destroy() }()
 	}
 	process := &libcontainer.Process{
-		Args: c.Argv, Env: environment(s), Cwd: workingDir(v, s.Cwd), Init: true,
+		Args: c.Argv, Env: environment(s), Cwd: cwd, Init: true,
 		Stdin: nil, Stdout: os.Stdout, Stderr: os.Stderr,
 	}
 	if s.Input {
@@ -149,6 +154,12 @@ func environment(s sandbox.Spec) []string {
 		}
 	}
 	return env
+}
+
+// ofHost tells whether the view is one of the running system: the caller's directory is of it.
+func ofHost(s sandbox.Spec) bool {
+	var view struct{ Path string }
+	return json.Unmarshal(s.View, &view) == nil && view.Path == "/"
 }
 
 // workingDir is dir where the view has it, else the root.

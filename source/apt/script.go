@@ -53,6 +53,9 @@ const (
 // Keep are the files that Recorded reads.
 var Keep = []string{recordPolicy, recordHost, recordWarn, recordConf, recordBegan, recordTouch, rebootFile, rebootPkgs}
 
+// Inputs are what decides over apt's and dpkg's work beside their databases.
+var Inputs = []string{"/etc/apt", "/etc/dpkg", "/etc/debconf.conf"}
+
 // VerificationFailed is the script's status where a signature or a digest is wrong.
 const VerificationFailed = 90
 

@@ -132,6 +132,28 @@ func TestOptions(t *testing.T) {
 	if out := here(t, root, "apply", "--expect", planned.Plan.ID, "--hold", "beta"); out.Code != 1 {
 		t.Errorf("another request with --expect: exit code %d", out.Code)
 	}
+	// Nor is it taken once a package was pinned since, or a file was made anew under its name.
+	here(t, root, "apply", "--plan").Want(t, 0)
+	pin := filepath.Join(root, "etc/apt/preferences.d/beta")
+	if err := put(root, map[string]string{"etc/apt/preferences.d/beta": "Package: beta\nPin: release *\nPin-Priority: -1\n"}); err != nil {
+		t.Fatal(err)
+	}
+	if out := here(t, root, "apply", "--plan").Want(t, 0); !slices.Equal(names(out.Plan), []string{"alpha 1 2", "black 1 3"}) {
+		t.Errorf("after beta was pinned: %q", names(out.Plan))
+	}
+	if err := os.Remove(pin); err != nil {
+		t.Fatal(err)
+	}
+	here(t, root, "apply", "--plan", file).Want(t, 0)
+	if err := p("local", "3", "Depends: dep\n").build(filepath.Join(root, "srv")); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(filepath.Join(root, "srv/local_3_all.deb"), file); err != nil {
+		t.Fatal(err)
+	}
+	if out := here(t, root, "apply", "--plan", file).Want(t, 0); !slices.Equal(names(out.Plan), []string{"dep 1", "local 3"}) {
+		t.Errorf("after the file was made anew: %q", names(out.Plan))
+	}
 	planned = here(t, root, "apply", "--plan").Want(t, 0)
 	done := here(t, root, "apply", "--expect", planned.Plan.ID)
 	if done.Code != 0 && done.Code != 4 {

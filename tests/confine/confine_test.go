@@ -40,7 +40,7 @@ func TestSandbox(t *testing.T) {
 		h.testClaims(t)
 		for name, test := range map[string]func(h *host, t *testing.T){
 			"deadline": testDeadline, "limits": testLimits, "daemons": testDaemons, "descriptors": testDescriptors,
-			"signals": testSignals, "orphans": testOrphans, "another user": testAnotherUser,
+			"signals": testSignals, "orphans": testOrphans, "another user": testAnotherUser, "what is kept": testKept,
 		} {
 			t.Run(name, func(t *testing.T) { test(h, t) })
 		}

@@ -75,3 +75,25 @@ func testAnotherUser(h *host, t *testing.T) {
 		t.Errorf("control groups are left: %q", left)
 	}
 }
+
+// What a command hands back is read without waiting for it.
+func testKept(h *host, t *testing.T) {
+	for script, want := range map[string]string{
+		"echo noted >/run/noted":                           "",
+		"mkfifo /run/noted":                                "it is no file",
+		"mkdir /run/noted":                                 "it is no file",
+		"ln -s /etc/passwd /run/noted":                     "cannot read",
+		"head -c 40M /dev/zero >/run/noted":                "more than 32 MB",
+		"mkfifo /run/noted; exit 3":                        "exit status 3",
+		"ln -s other /run/noted; echo noted >/run/other":   "",
+		"rm -f /run/noted; ln -s /run/nothing /run/noted2": "",
+	} {
+		res, out, err := h.run(sandbox.Spec{Keep: []string{"/run/noted"}}, time.Minute, script)
+		if (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, %q; want %q", script, err, out, want)
+		}
+		if got := res.Kept["/run/noted"]; strings.Contains(script, "echo noted") && got != "noted\n" {
+			t.Errorf("%s: kept is %q", script, got)
+		}
+	}
+}
