@@ -19,8 +19,10 @@ func (e *Engine) check(ctx context.Context, req Request, ev Events) (any, error)
 	if !req.Live() {
 		return nil, usage("check looks at what runs: it takes no --root")
 	}
-	// One look makes some 20 MB of garbage, and ends.
-	defer debug.SetGCPercent(debug.SetGCPercent(300))
+	// One look makes some 20 MB of garbage, and ends: nothing is collected before
+	// there is twice as much.
+	defer debug.SetMemoryLimit(debug.SetMemoryLimit(40 << 20))
+	defer debug.SetGCPercent(debug.SetGCPercent(-1))
 	b := openBus(ctx, askedOfAll, true)
 	defer b.close()
 	s, gaps, err := openLook(e, req)

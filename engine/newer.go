@@ -34,7 +34,9 @@ func (s *session) newer(ctx context.Context, b *bus) (*planner.Newer, error) {
 	}
 	defer run.Close()
 	view := rootfs.Volumes(append(s.rootVolumes(), rootfs.Volume{Mount: "/run", Dir: run})...)
-	tree, err := rootfs.Load(ctx, view, loadOptions(units))
+	o := loadOptions(units)
+	o.Mapped = true
+	tree, err := rootfs.Load(ctx, view, o)
 	if err != nil {
 		return nil, fmt.Errorf("cannot read the units: %w", err)
 	}

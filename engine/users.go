@@ -227,7 +227,7 @@ func (t *userTree) load(ctx context.Context, m *change.UserManager, pid int) (ol
 		}
 	}
 	o := loadOptions(m.Units)
-	o.User = user
+	o.User, o.Mapped = user, t.delta == nil
 	view := rootfs.Volumes(vols...)
 	if old, err = rootfs.Load(ctx, view, o); err != nil {
 		return nil, nil, err

@@ -27,6 +27,7 @@ type host struct {
 	pidNS   uint64
 	ownNS   uint64 // the mount namespace that we are in
 	clocks  sys.Clocks
+	began   int64 // when its first process did, in nanoseconds since the epoch
 	units   map[string]*change.UnitState
 	users   map[string]map[string]*change.UnitState // of users' managers, by the user@ unit
 }
@@ -63,12 +64,17 @@ func openHost(units map[string]*change.UnitState) (*host, error) {
 		proc.Close()
 		return nil, err
 	}
+	h.began = h.clocks.Real - h.clocks.Boot
 	hidden := true
 	if pid1, err := sys.OpenProc(proc, 1); err == nil {
 		defer pid1.Close()
 		if file, err := pid1.ReadFile("cgroup", nil); err == nil {
 			h.hier, h.systemd = findHierarchy(file)
 			hidden = false
+		}
+		// In a container PID 1 is younger than the boot.
+		if st, err := readStat(pid1); err == nil {
+			h.began += int64(st.startTicks) * (1e9 / sys.TicksPerSecond)
 		}
 		h.mntNS, h.pidNS = nsOf(pid1, "ns/mnt"), nsOf(pid1, "ns/pid")
 	}

@@ -24,8 +24,8 @@ type older struct {
 	// at are the same paths by what lies there now, and dirs their folders.
 	at   map[change.InodeKey]string
 	dirs map[string]bool
-	// booted is when the machine was, in nanoseconds since the epoch.
-	booted int64
+	// began is the host's.
+	began int64
 	// known are the changed paths of the objects met so far, "" for none.
 	known map[change.InodeKey]string
 }
@@ -33,7 +33,7 @@ type older struct {
 func newOlder(h *host, d *change.Delta) *older {
 	o := &older{
 		news: map[string]*change.Node{}, known: map[change.InodeKey]string{},
-		at: map[change.InodeKey]string{}, dirs: map[string]bool{}, booted: h.clocks.Real - h.clocks.Boot,
+		at: map[change.InodeKey]string{}, dirs: map[string]bool{}, began: h.began,
 	}
 	o.roots = h.roots()
 	for i := range d.Entries {
@@ -96,7 +96,7 @@ func (o *older) aside(p *sys.Proc, link, name string) (string, bool) {
 	}
 	// Giving a file another name changes its inode.
 	var n change.Node
-	if err := p.StatInto(link, &n); err != nil || n.CtimeNS <= o.booted {
+	if err := p.StatInto(link, &n); err != nil || n.CtimeNS <= o.began {
 		return "", false
 	}
 	own := ownName(p, link)

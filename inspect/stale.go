@@ -345,7 +345,7 @@ func (s *staleScan) judge(v *staleVerdict, k staleKey, p *sys.Proc, link, mapped
 			v.birth = p.Birth(link)
 		}
 		// Giving a file another name changes its inode.
-		if linked && at.CtimeNS > s.clocks.Real-s.clocks.Boot {
+		if linked && at.CtimeNS > s.began {
 			if other := s.setAside(root, name, key, p, link); other != "" {
 				v.path, v.detail = other, "replaced; the old one is "+name+" now"
 			}

@@ -24,6 +24,9 @@ type LoadOptions struct {
 	Names []string
 	// Static: Uses are read of all reached services too.
 	Static bool
+	// Mapped leaves the libraries of programs out of Uses: who asks sees in the
+	// processes themselves what they map.
+	Mapped bool
 	// User asks for the units of this user's manager, in place of the system's.
 	User *User
 }
@@ -85,7 +88,7 @@ func Load(ctx context.Context, v View, o LoadOptions) (*change.Tree, error) {
 		}
 	}
 	r := newReader(t, warn)
-	r.user = o.User
+	r.user, r.mapped = o.User, o.Mapped
 	if o.Run {
 		r.levels = sys.CPULevels()
 	}

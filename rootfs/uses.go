@@ -40,7 +40,8 @@ type reader struct {
 	caches memo[string, map[string][]cacheEntry]
 	musl   memo[string, []string]
 
-	user *User // whose manager runs the services; nil for the system's
+	user   *User // whose manager runs the services; nil for the system's
+	mapped bool  // no libraries
 
 	perls       memo[string, *perlInstall]
 	perlSources memo[string, perlSource]
@@ -61,7 +62,7 @@ func (r *reader) rooted(dir string) *reader {
 		return r
 	}
 	return r.roots.get(dir, func() *reader {
-		return &reader{t: &tree{layer: below{r.t, dir}}, prefix: r.prefix + dir, warn: r.warn, overlay: r.overlay, levels: r.levels, user: r.user}
+		return &reader{t: &tree{layer: below{r.t, dir}}, prefix: r.prefix + dir, warn: r.warn, overlay: r.overlay, levels: r.levels, user: r.user, mapped: r.mapped}
 	})
 }
 
@@ -368,6 +369,10 @@ func (c *collector) program(name string, args []string, kind, via string) {
 		return
 	}
 	c.follow(p, kind, via)
+	if c.in.mapped {
+		c.arguments(p, real, args)
+		return
+	}
 	if _, err := c.in.elf(real); err != nil {
 		if !errors.Is(err, elfcode.ErrNotELF) {
 			c.in.warn.add("cannot read program %s: %v", c.in.prefix+real, err)
