@@ -20,8 +20,7 @@ func (e *Engine) check(ctx context.Context, req Request, ev Events) (any, error)
 		return nil, usage("check looks at what runs: it takes no --root")
 	}
 	// One look makes some 20 MB of garbage, and ends: nothing is collected before
-	// there is twice as much.
-	defer debug.SetMemoryLimit(debug.SetMemoryLimit(40 << 20))
+	// the limit of the whole program.
 	defer debug.SetGCPercent(debug.SetGCPercent(-1))
 	b := openBus(ctx, askedOfAll, true)
 	defer b.close()

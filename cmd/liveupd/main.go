@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
-	"runtime/debug"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -24,9 +23,7 @@ func main() {
 	if nsmount.ChildMain() {
 		return
 	}
-	// A plan over a large root is short-lived and allocates in bursts: a
-	// soft limit keeps the heap small without a collection at every doubling.
-	debug.SetMemoryLimit(80 << 20)
+	saveMemory()
 	if len(os.Args) == 2 {
 		switch os.Args[1] {
 		case engine.WorkerArg:
