@@ -8,6 +8,7 @@ import (
 	"github.com/liveupd/liveupd/change"
 	"github.com/liveupd/liveupd/rootfs"
 	"github.com/liveupd/liveupd/source/apt"
+	"github.com/liveupd/liveupd/transact"
 )
 
 // refuseLaterDpkg refuses a rollback past a later run of dpkg: its database would tell
@@ -19,14 +20,12 @@ func (s *session) refuseLaterDpkg(targets []change.Generation) error {
 		if err != nil {
 			return err
 		}
-		d, content, err := tx.Inverse()
-		if err != nil {
+		packages, err := changesPackages(tx)
+		if err != nil || !packages {
 			tx.Close()
-			return err
-		}
-		content.Close()
-		if !slices.ContainsFunc(d.Entries, func(e change.Entry) bool { return e.Path == apt.StatusPath }) {
-			tx.Close()
+			if err != nil {
+				return err
+			}
 			continue
 		}
 		edited, err := tx.Edited()
@@ -46,6 +45,36 @@ func (s *session) refuseLaterDpkg(targets []change.Generation) error {
 			"use apt to go back to older packages, or liveupd exec to try it first")
 	}
 	return nil
+}
+
+// lockPackages takes the package manager's locks where one of the targets has changed its
+// database: whoever holds them is about to write to it.
+func (s *session) lockPackages(targets []change.Generation) (*apt.Locks, error) {
+	for _, g := range targets {
+		tx, err := s.store.Load(g.ID)
+		if err != nil {
+			return nil, err
+		}
+		packages, err := changesPackages(tx)
+		tx.Close()
+		if err != nil {
+			return nil, err
+		}
+		if packages {
+			return apt.Lock(s.volumeOf, true)
+		}
+	}
+	return nil, nil
+}
+
+// changesPackages tells whether a transaction has changed the database of dpkg.
+func changesPackages(tx *transact.Tx) (bool, error) {
+	d, content, err := tx.Inverse()
+	if err != nil {
+		return false, err
+	}
+	content.Close()
+	return slices.ContainsFunc(d.Entries, func(e change.Entry) bool { return e.Path == apt.StatusPath }), nil
 }
 
 // packagesSince names those packages of an update that have another version by now.

@@ -211,6 +211,9 @@ func (s *session) diffOptions(ev Events) diff.Options {
 // whose new content lies below content.
 func (s *session) decide(ctx context.Context, p *planned, content *sys.FD, policy change.Policy, ev Events) (err error) {
 	ev.progress("planning", 0, 0, "", "")
+	if err := s.keepsItself(p.delta); err != nil {
+		return err
+	}
 	s.govern(&policy)
 	in := change.Input{Delta: p.delta, Policy: policy, Restore: p.restore, Facts: &change.Facts{}, Old: &change.Tree{}, New: &change.Tree{}}
 	running := s.req.Live() && systemd.Booted()

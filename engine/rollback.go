@@ -13,6 +13,7 @@ import (
 	"github.com/liveupd/liveupd/internal/sys"
 	"github.com/liveupd/liveupd/internal/systemd"
 	"github.com/liveupd/liveupd/quiesce"
+	"github.com/liveupd/liveupd/source/apt"
 	"github.com/liveupd/liveupd/transact"
 )
 
@@ -34,6 +35,11 @@ func (e *Engine) rollback(ctx context.Context, req Request, ev Events) (any, err
 		return nil, err
 	}
 	err = s.refuseIrreversible(targets)
+	if err == nil {
+		var locks *apt.Locks
+		locks, err = s.lockPackages(targets)
+		defer locks.Release()
+	}
 	if err == nil && !req.Force {
 		err = s.refuseLaterDpkg(targets)
 	}

@@ -35,6 +35,10 @@ func (b *build) configuration(context.Context) error {
 		return err
 	}
 	b.tree.add("etc/liveupd/liveupd.toml", 0o644, text)
+	// What the documents tell an administrator to write lies in these.
+	for _, name := range []string{"etc/liveupd/liveupd.toml.d", "etc/liveupd/policy.d"} {
+		b.tree[name] = entry{dir: true}
+	}
 	overrides, err := os.ReadFile(filepath.Join(b.source, "packaging/lintian-overrides"))
 	if err != nil {
 		return err

@@ -100,7 +100,7 @@ func (b *build) sbom() ([]byte, error) {
 	all := sha256.New()
 	var sums []string
 	for _, name := range b.tree.names() {
-		if b.tree[name].link != "" {
+		if b.tree[name].link != "" || b.tree[name].dir {
 			continue
 		}
 		content, err := b.tree[name].read()

@@ -21,6 +21,7 @@ type entry struct {
 	content []byte
 	from    string // or the file that it is a copy of
 	link    string // or a symlink's target
+	dir     bool   // or an empty folder
 }
 
 // tree is what the package ships, by path without a leading slash.
@@ -77,8 +78,17 @@ func (t tree) stage(dir string) error {
 				return err
 			}
 		}
-		if e.link != "" {
+		switch {
+		case e.link != "":
 			if err := os.Symlink(e.link, at); err != nil {
+				return err
+			}
+			continue
+		case e.dir:
+			if err := os.Mkdir(at, 0o755); err != nil {
+				return err
+			}
+			if err := os.Chmod(at, 0o755); err != nil {
 				return err
 			}
 			continue
@@ -126,7 +136,7 @@ func (t tree) md5sums(conffiles []string) ([]byte, error) {
 	var out bytes.Buffer
 	for _, name := range t.names() {
 		e := t[name]
-		if e.link != "" || slices.Contains(conffiles, "/"+name) {
+		if e.link != "" || e.dir || slices.Contains(conffiles, "/"+name) {
 			continue
 		}
 		content, err := e.read()

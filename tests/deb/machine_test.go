@@ -90,6 +90,12 @@ func TestLife(t *testing.T) {
 			if got := m.Shell("liveupd --version; dpkg --audit; dpkg --verify liveupd; tail -n 1 /etc/liveupd/liveupd.toml"); !strings.Contains(got, "liveupd "+newVersion+"-1") || !strings.HasSuffix(got, "keep = 3") {
 				t.Errorf("after its own upgrade: %q", got)
 			}
+			// Its own removal it leaves to apt: nobody could finish it after a crash.
+			for _, args := range [][]string{{"apply", "--no-refresh", "liveupd-"}, {"exec", "--", "rm", "/usr/bin/liveupd"}} {
+				if out := packaged(t, m, args...).Want(t, 1); !strings.Contains(out.Error, "/usr/bin/liveupd") || !strings.Contains(out.Stdout+out.Stderr, "apt remove liveupd") {
+					t.Errorf("%q says %q", args, out.Error)
+				}
+			}
 			packaged(t, m, "rollback").Want(t, 0)
 			if got := m.Shell("liveupd --version; dpkg --audit"); got != "liveupd "+oldVersion+"-1" {
 				t.Errorf("after the rollback of its own upgrade: %q", got)

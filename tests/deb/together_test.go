@@ -344,6 +344,18 @@ func TestAtOnce(t *testing.T) {
 		t.Errorf("webby is %q", got)
 	}
 
+	// Neither is the database put back from under somebody who holds the locks; without him it is.
+	m.Shell("python3 -c 'import fcntl, os, time; f = open(\"/var/lib/dpkg/lock-frontend\", \"w\"); fcntl.lockf(f, fcntl.LOCK_EX); open(\"/run/locked\", \"w\").write(str(os.getpid())); time.sleep(600)' >/dev/null 2>&1 &")
+	await(t, "somebody with apt's lock", func() bool { return m.Run("test", "-s", "/run/locked").Code == 0 })
+	if back := packaged(t, m, "rollback").Want(t, 5); !strings.Contains(back.Error, "lock-frontend") || installed(t, m) != "1.2" {
+		t.Errorf("a rollback beside apt says %q, and webby is %s", back.Error, installed(t, m))
+	}
+	m.Shell("kill $(cat /run/locked); rm /run/locked")
+	packaged(t, m, "rollback").Want(t, 0)
+	if got := installed(t, m); got != "1.1" {
+		t.Errorf("after the rollback webby is %s", got)
+	}
+
 	// The control: alone, each takes what there is.
 	offer(t, m, "1.3")
 	m.Shell("unattended-upgrade")
