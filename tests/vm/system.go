@@ -7,12 +7,17 @@ import (
 	"testing"
 )
 
-// first is the first process of a machine of FromDisk: it goes over to the disk.
+// first is the first process of a machine of FromDisk: it goes over to the disk, and to the program that
+// init= names.
 const first = `#!/bin/busybox sh
 /bin/busybox mount -t devtmpfs dev /dev
+/bin/busybox mount -t proc proc /proc
+init=/sbin/init
+for word in $(/bin/busybox cat /proc/cmdline); do case $word in init=*) init=${word#init=} ;; esac; done
+/bin/busybox umount /proc
 for m in $(/bin/busybox cat /modules/order); do /bin/busybox insmod $m; done
 until /bin/busybox mount -t ext4 /dev/vda /mnt; do /bin/busybox sleep 1; done
-exec /bin/busybox switch_root /mnt /sbin/init
+exec /bin/busybox switch_root /mnt $init
 `
 
 // FromDisk is an initrd that boots the system that lies on the machine's first disk, of Image. The
