@@ -215,7 +215,7 @@ func (w *work) runApt(ctx context.Context, o apt.Options, ev Events) (*aptWork, 
 	did := &aptWork{recorded: apt.Read(res.Kept), postponed: o.Postponed}
 	did.warnings = append(did.warnings, did.recorded.Warnings...)
 	left := newLeftovers()
-	did.delta, err = w.delta(ctx, func(p string) bool { return left.ignore(p) || apt.Ignored(p) }, ev)
+	did.delta, err = w.delta(ctx, func(p string) bool { return left.ignore(p) || apt.Ignored(p) }, apt.Shared, ev)
 	if err != nil {
 		return nil, err
 	}

@@ -74,7 +74,12 @@ func changesPackages(tx *transact.Tx) (bool, error) {
 		return false, err
 	}
 	content.Close()
-	return slices.ContainsFunc(d.Entries, func(e change.Entry) bool { return e.Path == apt.StatusPath }), nil
+	return changesDpkg(d), nil
+}
+
+// changesDpkg tells whether a Delta brings another database of dpkg.
+func changesDpkg(d *change.Delta) bool {
+	return slices.ContainsFunc(d.Entries, func(e change.Entry) bool { return e.Path == apt.StatusPath })
 }
 
 // packagesSince names those packages of an update that have another version by now.

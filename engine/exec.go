@@ -13,6 +13,7 @@ import (
 	"github.com/liveupd/liveupd/change"
 	"github.com/liveupd/liveupd/internal/sys"
 	"github.com/liveupd/liveupd/sandbox"
+	"github.com/liveupd/liveupd/source/apt"
 	"github.com/liveupd/liveupd/transact"
 )
 
@@ -86,6 +87,7 @@ func (e *Engine) exec(ctx context.Context, req Request, ev Events) (any, error) 
 		}
 		return report, err
 	}
+	defer p.close()
 	if req.PlanOnly {
 		p.plan.Warnings = append(p.plan.Warnings, s.warnings...)
 		s.warnings = nil
@@ -114,7 +116,7 @@ func (s *session) commitPlanned(ctx context.Context, p *planned, report *change.
 }
 
 // planExec runs the command and plans for what it changed.
-func (s *session) planExec(ctx context.Context, w *work, report *change.Report, ev Events) (*planned, error) {
+func (s *session) planExec(ctx context.Context, w *work, report *change.Report, ev Events) (_ *planned, err error) {
 	x := s.req.Exec
 	limit := x.Limit
 	if limit <= 0 {
@@ -142,11 +144,24 @@ func (s *session) planExec(ctx context.Context, w *work, report *change.Report, 
 		return nil, notCommitted(ctx, shown, err)
 	}
 	left := newLeftovers()
-	d, err := w.delta(ctx, left.ignore, ev)
+	d, err := w.delta(ctx, left.ignore, func(string) bool { return false }, ev)
 	if err != nil {
 		return nil, err
 	}
 	p := &planned{delta: d, root: w.dir, takes: true}
+	defer func() {
+		if err != nil {
+			p.close()
+		}
+	}()
+	if changesDpkg(d) && s.mode == readWrite {
+		// A package manager that works now has more on its mind than what its database says.
+		locks, err := apt.Lock(s.volumeOf, true)
+		if err != nil {
+			return nil, fmt.Errorf("%w; %w", err, ErrNothingCommitted)
+		}
+		p.held = append(p.held, locks.Release)
+	}
 	if p.base, _, err = s.currentBase(); err != nil {
 		return nil, err
 	}

@@ -36,6 +36,8 @@ type work struct {
 	path string  // of dir in this mount namespace; "" where it lies on the root's own file system
 	spec *nsmount.WorkspaceSpec
 	kept bool // what was written stays for the next run
+	// began is when the first program could read the root.
+	began time.Time
 }
 
 const workDirName = "work"
@@ -167,8 +169,9 @@ func (w *work) close() error {
 // is not kept.
 var neverKept = []string{"/proc", "/sys", "/dev", "/run", "/tmp", "/var/tmp", "/var/run", "/var/lock"}
 
-// delta compares what the sandbox wrote with the root.
-func (w *work) delta(ctx context.Context, ignore func(string) bool, ev Events) (*change.Delta, error) {
+// delta compares what the sandbox wrote with the root. Of what shared accepts, somebody else's change
+// meanwhile may be lost.
+func (w *work) delta(ctx context.Context, ignore, shared func(string) bool, ev Events) (*change.Delta, error) {
 	var uppers []diff.Upper
 	for _, v := range w.spec.Volumes {
 		if v.ReadOnly {
@@ -189,7 +192,26 @@ func (w *work) delta(ctx context.Context, ignore func(string) bool, ev Events) (
 	if err != nil {
 		return nil, err
 	}
+	if err := w.changedBeside(d, shared); err != nil {
+		return nil, err
+	}
 	return d, w.s.judgeVolumes(d)
+}
+
+// changedBeside refuses where somebody else changed a file while the sandbox had its own copy of it:
+// that change is in no copy, and the comparison, which comes after it, does not see it. A file that is
+// dated in the future tells nothing. Folders change with each name in them.
+func (w *work) changedBeside(d *change.Delta, shared func(string) bool) error {
+	from, to := w.began.UnixNano(), time.Now().UnixNano()
+	for i := range d.Entries {
+		e := &d.Entries[i]
+		if e.Old == nil || e.Old.IsDir() || e.Old.CtimeNS < from || e.Old.CtimeNS > to || shared(e.Path) {
+			continue
+		}
+		return change.WithHint(fmt.Errorf("cannot take over what was changed in the sandbox: %s was changed on the system meanwhile: %w; %w", e.Path, change.ErrDrift, ErrNothingCommitted),
+			"run the same command again")
+	}
+	return nil
 }
 
 // runIn runs a command in the sandbox.
@@ -208,6 +230,9 @@ func (w *work) runIn(ctx context.Context, spec sandbox.Spec, o sandbox.Options) 
 	}
 	ctx, stop := w.watchSpace(ctx)
 	defer stop()
+	if w.began.IsZero() {
+		w.began = time.Now()
+	}
 	res, err := sandbox.Run(ctx, spec, o)
 	if res != nil {
 		w.s.warnings = append(w.s.warnings, res.Notes...)

@@ -18,6 +18,12 @@ func Ignored(p string) bool {
 	return within(p, "/var/lib/apt/lists", "/var/lib/apt/periodic", "/var/cache/apt") || path.Base(p) == ".liveupd"
 }
 
+// Shared tells of paths that others may change while the package manager works in the sandbox: logs
+// and mail, which stay the machine's, and caches, which can be made again.
+func Shared(p string) bool {
+	return within(p, "/var/log", "/var/mail", "/var/spool", "/var/backups", "/var/cache")
+}
+
 // databases are what the package manager and its helpers keep in /var: no service has
 // it open, and it belongs to what was unpacked.
 var databases = []string{

@@ -92,6 +92,7 @@ func TestKillsInUpgrade(t *testing.T) {
 	if os.Getenv("LIVEUPD_LONG") != "1" {
 		t.Skip("upgrades a machine as often as it is killed: with LIVEUPD_LONG=1; TestReadOnlyRoot kills the update of a small package")
 	}
+	t.Parallel()
 	machine.Require(t)
 	debs := upgrades(t, "bookworm")
 	m := machine.Boot(t, machine.Options{Root: "bookworm", Programs: machine.Programs(t), Free: 1200 << 20, Customize: func(root string) error {

@@ -7,6 +7,7 @@ package apt
 import (
 	"bytes"
 	"crypto/sha256"
+	"flag"
 	"fmt"
 	"io/fs"
 	"os"
@@ -19,6 +20,20 @@ import (
 	"github.com/liveupd/liveupd/tests/fixture"
 	"github.com/liveupd/liveupd/tests/machine"
 )
+
+// atOnce is how many tests run side by side where the command line does not say: more than
+// processors, for most of their time they wait for their machines.
+const atOnce = "3"
+
+func TestMain(m *testing.M) {
+	flag.Parse()
+	if f := flag.Lookup("test.parallel"); f.Value.String() == f.DefValue {
+		if err := f.Value.Set(atOnce); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+		}
+	}
+	os.Exit(m.Run())
+}
 
 // pack is a package that a test makes.
 type pack struct {

@@ -228,6 +228,21 @@ func TestMisbehaving(t *testing.T) {
 		if !strings.Contains(out.Error, "lock-frontend") || !strings.Contains(out.Error, "apt-daily-upgrade-test.service") {
 			t.Errorf("the error is %q", out.Error)
 		}
+		// Nor does anything else change dpkg's database under it.
+		status := m.Shell("sha256sum /var/lib/dpkg/status")
+		run := func(args ...string) *fixture.Output {
+			return fixture.Parse(t, m.Run(append([]string{"/usr/local/bin/liveupd", "--json"}, args...)...))
+		}
+		for _, args := range [][]string{{"rollback", "--yes"}, {"exec", "--yes", "--", "sh", "-c", "echo >>/var/lib/dpkg/status"}} {
+			if out := run(args...).Want(t, 5); !strings.Contains(out.Error, "apt-daily-upgrade-test.service") {
+				t.Errorf("%s says %q", args[0], out.Error)
+			}
+		}
+		run("exec", "--yes", "--", "sh", "-c", "echo >>/etc/motd").Want(t, 0)
+		run("rollback", "--yes").Want(t, 0)
+		if got := m.Shell("sha256sum /var/lib/dpkg/status"); got != status {
+			t.Errorf("dpkg's database is %s; it was %s", got, status)
+		}
 		m.Shell("systemctl stop apt-daily-upgrade-test")
 		// And theirs finds ours, while a package's script takes its time.
 		m.Shell(`mkdir -p /srv/slow/DEBIAN && cd /srv/slow && printf 'Package: slow\nVersion: 1\nArchitecture: all\nMaintainer: t <t@x>\nDescription: x\n' >DEBIAN/control &&

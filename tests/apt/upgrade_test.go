@@ -67,6 +67,7 @@ rm /usr/sbin/policy-rc.d
 // the plan interrupts what it says, the tree is what apt by itself makes of it, dpkg has
 // nothing to complain of, and all of it goes back.
 func TestUpgrade(t *testing.T) {
+	t.Parallel() // not to keep the others waiting
 	roots := [][2]string{{"bookworm", "ext4"}}
 	if os.Getenv("LIVEUPD_LONG") == "1" {
 		roots = append(roots, [][2]string{{"trixie", "ext4"}, {"bookworm", "btrfs"}, {"trixie", "xfs"}}...)
