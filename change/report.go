@@ -79,7 +79,8 @@ type Generation struct {
 	Changes    Counts   `json:"changes"`
 	Retained   bool     `json:"retained"` // its old files are kept: it can be rolled back
 	HostAction Action   `json:"host_action"`
-	Deferred   []string `json:"deferred,omitempty"` // units that still wait
+	UnderWay   bool     `json:"under_way,omitempty"` // status: somebody is at work on it
+	Deferred   []string `json:"deferred,omitempty"`  // units that still wait
 	// Waiting tells of the same units since when they wait, and why.
 	Waiting []Waiting `json:"waiting,omitempty"`
 	// ThisBoot: it began in the boot that runs now; false for what was removed.
@@ -88,6 +89,9 @@ type Generation struct {
 	CarriedHost Action `json:"-"`
 	Snapshot    string `json:"snapshot,omitempty"` // the path of the root's snapshot from before it
 }
+
+// Unfinished tells whether the transaction has come to none of its ends.
+func (g *Generation) Unfinished() bool { return g.State != "verified" && g.State != "rolled-back" }
 
 // Stale is a unit that runs code or configuration which is no longer what its paths hold.
 type Stale struct {

@@ -8,13 +8,28 @@ import (
 	"github.com/liveupd/liveupd/change"
 )
 
+// started is where this program lay when it was started. An update of liveupd itself moves
+// the running one away, to where systemd finds nothing: a service of its own view of the file
+// systems has no path for it at all. What is started from then on is the new version.
+var started, errStarted = os.Executable()
+
+// program is what a worker is started from.
+func program() (string, error) {
+	if errStarted == nil {
+		if st, err := os.Stat(started); err == nil && st.Mode().IsRegular() {
+			return started, nil
+		}
+	}
+	return os.Executable()
+}
+
 // keepsItself refuses an update that takes away the program that carries it out: what a
 // crash cuts in half then could be finished by nobody, and nobody could take it back.
 func (s *session) keepsItself(d *change.Delta) error {
 	if !s.req.Live() {
 		return nil
 	}
-	exe, err := os.Executable()
+	exe, err := program()
 	if err != nil {
 		return nil // without /proc it is a recovery
 	}

@@ -12,8 +12,11 @@ func TestRemoves(t *testing.T) {
 		op   change.Op
 		gone bool
 	}{
-		{"/usr/bin/liveupd", change.Remove, true}, {"/usr/bin", change.Remove, true},
-		{"/usr/bin/liveupd", change.Replace, false}, {"/usr/bin/live", change.Remove, false}, {"/usr/bin/liveupd-x", change.Remove, false},
+		{"/usr/bin/liveupd", change.Remove, true},
+		{"/usr/bin", change.Remove, true},
+		{"/usr/bin/liveupd", change.Replace, false},
+		{"/usr/bin/live", change.Remove, false},
+		{"/usr/bin/liveupd-x", change.Remove, false},
 	} {
 		d := &change.Delta{Entries: []change.Entry{{Path: tt.path, Op: tt.op}}}
 		if got := removes(d, "/usr/bin/liveupd") != ""; got != tt.gone {

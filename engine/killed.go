@@ -58,7 +58,7 @@ func killedCommit(verb string, list []change.Generation, before map[string]strin
 			return report, nil
 		}
 		if g.State == "rolled-back" {
-			return nil, fmt.Errorf("%w; everything was rolled back: %w", cause, ErrRolledBack)
+			return nil, fmt.Errorf("%w; everything was %w", cause, ErrRolledBack)
 		}
 	}
 	return nil, fmt.Errorf("%w: %w", cause, ErrNothingCommitted)

@@ -254,7 +254,7 @@ func relay(from io.Reader, to io.Writer, ev Events) (result any, got bool, err e
 // runs the host and something will change, so that a restart of the caller's
 // session does not end it; else as a child.
 func startWorker(ctx context.Context, req Request, ev Events, stdin, stdout *os.File) (wait func() error, err error) {
-	exe, err := os.Executable()
+	exe, err := program()
 	if err != nil {
 		return nil, fmt.Errorf("cannot find our own program: %w", err)
 	}

@@ -263,7 +263,7 @@ func (r *run) revert(ctx context.Context, cause error, done []change.StepResult)
 	r.report.Result = "rolled-back"
 	r.report.Error = cause.Error()
 	r.s.warnings = append(r.s.warnings, r.tx.Warnings()...)
-	return fmt.Errorf("%w; everything was rolled back: %w", cause, ErrRolledBack)
+	return fmt.Errorf("%w; everything was %w", cause, ErrRolledBack)
 }
 
 func (r *run) failedRevert(cause, err error) error {

@@ -123,6 +123,23 @@ func succeed(list []change.BackOff, update change.BackOff) []change.BackOff {
 	return slices.DeleteFunc(slices.Clone(list), func(b change.BackOff) bool { return same(b, update) || superseded(b, update) })
 }
 
+// takenBack notes that somebody has rolled back by hand what the last night brought: the next one
+// must not bring it again at once. It tells whether there was anything to note.
+func takenBack(s *State, list []change.Generation, now time.Time, first time.Duration) bool {
+	n := s.Changed
+	if n == nil || n.Result != change.NightDone || n.ID == "" || n.ID == s.TakenBack {
+		return false
+	}
+	update := identify(&change.Plan{Source: n.Source, Name: n.Name, Version: n.Version, Packages: n.Packages})
+	gone := slices.ContainsFunc(list, func(g change.Generation) bool { return g.ID == n.ID && g.State == "rolled-back" })
+	if !gone || update.Key == "" {
+		return false
+	}
+	s.TakenBack = n.ID
+	s.BackOff = fail(s.BackOff, update, now, first, "it was rolled back by hand")
+	return true
+}
+
 // superseded tells whether an update has what failed in another version: whole, or one of its packages.
 func superseded(failed, update change.BackOff) bool {
 	if failed.Source != update.Source {

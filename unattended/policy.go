@@ -72,6 +72,7 @@ func PolicyAt(ctx context.Context, h Host, dir string, at time.Time, units []str
 	if err != nil {
 		out.Warnings = append(out.Warnings, fmt.Sprintf("what is put off is not known: %v", err))
 	}
+	MarkUnderWay(list)
 	out.Deferred = engine.Waiting(list)
 	out.Allowances = append(out.Allowances, unfinished(list), r.rebootAt(list, at))
 	out.Allowed = !slices.ContainsFunc(out.Allowances, func(a change.Allowance) bool { return !a.Allows && a.What != whatReboot })
@@ -104,10 +105,24 @@ func locks() change.Allowance {
 	return a
 }
 
+// MarkUnderWay tells those transactions of this machine that somebody is at work on from those
+// that were cut off.
+func MarkUnderWay(list []change.Generation) {
+	markUnderWay(list, Holder(lockFiles[0]) != 0)
+}
+
+func markUnderWay(list []change.Generation, held bool) {
+	for i := range list {
+		list[i].UnderWay = held && list[i].Unfinished()
+	}
+}
+
 func unfinished(list []change.Generation) change.Allowance {
 	a := change.Allowance{What: whatUnfinished, Allows: true, Detail: "no transaction was cut off"}
 	for _, g := range list {
-		if g.State != "verified" && g.State != "rolled-back" {
+		if g.UnderWay {
+			a.Detail = fmt.Sprintf("transaction %s is under way (%s)", g.ID, g.State)
+		} else if g.Unfinished() {
 			a.Detail = fmt.Sprintf("transaction %s was cut off (%s): a run recovers it first", g.ID, g.State)
 		}
 	}

@@ -48,6 +48,16 @@ func Refresh(ctx context.Context, h Host, dir string, confined bool) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
+	if takenBack(state, list, h.Now(), cfg.Unattended.BackOff.Or(firstBackOff)) {
+		// A run that is under way has the state in its hands; the next one notes it then.
+		if lock, err := takeLock(dir); err == nil {
+			err = writeJSON(dir, stateName, state)
+			lock.Close()
+			if err != nil {
+				return err
+			}
+		}
+	}
 	return publish(h, dir, &cfg.Unattended, state, list)
 }
 

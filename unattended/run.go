@@ -255,6 +255,7 @@ func (r *run) night(ctx context.Context) (again time.Time, err error) {
 	if len(list) > 0 {
 		r.p.Before = list[0].ID
 	}
+	takenBack(r.state, list, r.h.Now(), r.u.BackOff.Or(firstBackOff))
 	if err := r.phase(phasePlanning); err != nil {
 		return again, r.fails(err)
 	}

@@ -19,7 +19,7 @@ import (
 
 // Each case is a machine, and what a run on it asks for, in order.
 func TestRun(t *testing.T) {
-	rolledBack := fmt.Errorf("cannot restart a.service; everything was rolled back: %w", engine.ErrRolledBack)
+	rolledBack := fmt.Errorf("cannot restart a.service; everything was %w", engine.ErrRolledBack)
 	for _, tt := range []struct {
 		name   string
 		config string
@@ -523,6 +523,32 @@ func TestTwoFailures(t *testing.T) {
 	f.update("a=1", "b=1")
 	if n, err = f.run(Options{Retry: true}); err != nil || n.Result != change.NightDone || len(n.Held) > 0 || len(n.Packages) != 2 {
 		t.Errorf("%+v, %v, %v", n, err, f.log)
+	}
+}
+
+// What somebody rolls back by hand the next night does not bring again, and a newer version it does.
+func TestTakenBack(t *testing.T) {
+	f := newFake(t, "")
+	f.update("a=1")
+	if n, err := f.run(Options{}); err != nil || n.Result != change.NightDone {
+		t.Fatalf("%+v, %v", n, err)
+	}
+	f.list[0].State = "rolled-back"
+	for night := range 3 {
+		f.update("a=1", "b=1")
+		if night > 0 {
+			f.update("a=1")
+		}
+		f.now = f.now.Add(10 * time.Hour)
+		n, err := f.run(Options{})
+		if err != nil || night == 0 && (n.Result != change.NightDone || len(n.Packages) != 1 || n.Packages[0].Name != "b") ||
+			night > 0 && n.Result != change.NightBackedOff || !strings.Contains(n.Reason+backOffTexts(n.BackOff), "by hand") || len(n.BackOff) != 1 || n.BackOff[0].Failures != 1 {
+			t.Errorf("night %d: %+v, %v, %v", night, n, err, f.log)
+		}
+	}
+	f.update("a=2")
+	if n, err := f.run(Options{}); err != nil || n.Result != change.NightDone || len(n.BackOff) != 0 {
+		t.Errorf("another version: %+v, %v", n, err)
 	}
 }
 

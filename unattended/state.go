@@ -34,7 +34,9 @@ type State struct {
 	Looked  *change.Night    `json:"last_looked,omitempty"`
 	Changed *change.Night    `json:"last_change,omitempty"`
 	BackOff []change.BackOff `json:"back_off,omitempty"`
-	Runs    map[string]int64 `json:"runs,omitempty"` // how many ended so, by result
+	// TakenBack is the last transaction of a night that was noted as rolled back by hand.
+	TakenBack string           `json:"taken_back,omitempty"`
+	Runs      map[string]int64 `json:"runs,omitempty"` // how many ended so, by result
 }
 
 // Phases of a run.

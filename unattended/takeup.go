@@ -84,7 +84,7 @@ func (r *run) goOn(ctx context.Context, p *Progress, tx *change.Generation) (set
 		if stands {
 			return true, r.takeBack(ctx, cause)
 		}
-		return true, r.fails(fmt.Errorf("%w; everything was rolled back: %w", cause, engine.ErrRolledBack))
+		return true, r.fails(fmt.Errorf("%w; everything was %w", cause, engine.ErrRolledBack))
 	case phaseDeferred:
 		if r.n.ID == "" {
 			return false, nil
@@ -93,7 +93,7 @@ func (r *run) goOn(ctx context.Context, p *Progress, tx *change.Generation) (set
 	}
 	switch {
 	case gone:
-		err := fmt.Errorf("%s; everything was rolled back: %w", r.n.Resumed, engine.ErrRolledBack)
+		err := fmt.Errorf("%s; everything was %w", r.n.Resumed, engine.ErrRolledBack)
 		r.backOff(err)
 		return true, r.fails(err)
 	case !stands:

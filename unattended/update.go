@@ -314,7 +314,7 @@ func (r *run) takeBack(ctx context.Context, cause error) error {
 		return r.fails(change.WithHint(fmt.Errorf("%w: %w; and it could not be rolled back: %w", change.ErrNeedsPerson, cause, err),
 			"see: liveupd status, then run: liveupd rollback"))
 	}
-	return r.fails(fmt.Errorf("%w; everything was rolled back: %w", cause, engine.ErrRolledBack))
+	return r.fails(fmt.Errorf("%w; everything was %w", cause, engine.ErrRolledBack))
 }
 
 func (r *run) warnOf(err error) {

@@ -41,6 +41,9 @@ func listGenerations(cmd *cobra.Command, o *options, verb string) error {
 		return err
 	}
 	list := result.([]change.Generation)
+	if o.root == "/" {
+		unattended.MarkUnderWay(list)
+	}
 	if verb == "history" {
 		r.History(list)
 		return nil

@@ -320,6 +320,10 @@ func (t *text) Status(list []change.Generation, night *change.NightStatus, cache
 			continue
 		}
 		if g.State != "rolled-back" {
+			if g.UnderWay {
+				t.printf("%s transaction %s (%s)\n", t.paint(yellow, "under way:"), clean(g.ID), g.State)
+				continue
+			}
 			t.printf("%s transaction %s was cut off (%s); run: liveupd recover\n", t.paint(red, "unfinished:"), clean(g.ID), g.State)
 		}
 	}
