@@ -215,7 +215,7 @@ func (w *work) runApt(ctx context.Context, o apt.Options, ev Events) (*aptWork, 
 	did := &aptWork{recorded: apt.Read(res.Kept), postponed: o.Postponed}
 	did.warnings = append(did.warnings, did.recorded.Warnings...)
 	left := newLeftovers()
-	did.delta, err = w.delta(ctx, func(p string) bool { return left.ignore(p) || apt.Ignored(p) }, apt.Shared, ev)
+	did.delta, err = w.delta(ctx, func(p string) bool { return left.ignore(p) || apt.Ignored(p) }, ev)
 	if err != nil {
 		return nil, err
 	}
@@ -315,6 +315,9 @@ func (w *work) judgeApt(did *aptWork) error {
 		return err
 	}
 	apt.Drop(d, func(e *change.Entry) bool { return slices.Contains(judged.Dropped, e.Path) })
+	if err := w.changedBeside(d, apt.Shared); err != nil {
+		return err
+	}
 	if err := s.keepsKernel(d, "take the update", "boot the new kernel first"); err != nil {
 		return err
 	}

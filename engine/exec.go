@@ -144,7 +144,10 @@ func (s *session) planExec(ctx context.Context, w *work, report *change.Report, 
 		return nil, notCommitted(ctx, shown, err)
 	}
 	left := newLeftovers()
-	d, err := w.delta(ctx, left.ignore, func(string) bool { return false }, ev)
+	d, err := w.delta(ctx, left.ignore, ev)
+	if err == nil {
+		err = w.changedBeside(d, func(string) bool { return false })
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -169,9 +169,8 @@ func (w *work) close() error {
 // is not kept.
 var neverKept = []string{"/proc", "/sys", "/dev", "/run", "/tmp", "/var/tmp", "/var/run", "/var/lock"}
 
-// delta compares what the sandbox wrote with the root. Of what shared accepts, somebody else's change
-// meanwhile may be lost.
-func (w *work) delta(ctx context.Context, ignore, shared func(string) bool, ev Events) (*change.Delta, error) {
+// delta compares what the sandbox wrote with the root.
+func (w *work) delta(ctx context.Context, ignore func(string) bool, ev Events) (*change.Delta, error) {
 	var uppers []diff.Upper
 	for _, v := range w.spec.Volumes {
 		if v.ReadOnly {
@@ -192,15 +191,12 @@ func (w *work) delta(ctx context.Context, ignore, shared func(string) bool, ev E
 	if err != nil {
 		return nil, err
 	}
-	if err := w.changedBeside(d, shared); err != nil {
-		return nil, err
-	}
 	return d, w.s.judgeVolumes(d)
 }
 
 // changedBeside refuses where somebody else changed a file while the sandbox had its own copy of it:
-// that change is in no copy, and the comparison, which comes after it, does not see it. A file that is
-// dated in the future tells nothing. Folders change with each name in them.
+// that change is in no copy, and the comparison, which comes after it, does not see it. What shared
+// accepts may be lost. A file that is dated in the future tells nothing. Folders change with each name in them.
 func (w *work) changedBeside(d *change.Delta, shared func(string) bool) error {
 	from, to := w.began.UnixNano(), time.Now().UnixNano()
 	for i := range d.Entries {

@@ -18,7 +18,7 @@ import (
 func mydb(version string) pack {
 	return pack{name: "mydb", version: version, files: map[string]string{
 		"usr/share/mydb/version":              version + "\n",
-		"usr/bin/mydb":                        "#!/bin/sh\n# " + version + "\nexec 3>>/var/lib/mydb/data\nwhile sleep 3600; do :; done\n",
+		"usr/bin/mydb":                        "#!/bin/sh\n# " + version + "\nexec 3>>/var/lib/mydb/data\nwhile sleep 0.2; do touch /var/lib/mydb/data; done\n",
 		"usr/lib/systemd/system/mydb.service": "[Service]\nExecStart=/usr/bin/mydb\n[Install]\nWantedBy=multi-user.target\n",
 	}, scripts: map[string]string{"postinst": `#!/bin/sh
 set -e
