@@ -138,7 +138,7 @@ func (r *run) tell(ctx context.Context) {
 		}
 		r.p.Pre = false
 	}
-	report, err := json.Marshal(r.n)
+	report, err := json.Marshal(change.Escaped(r.n))
 	if err != nil {
 		report = []byte("{}") // our own types: it does not happen
 	}
