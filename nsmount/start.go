@@ -75,7 +75,12 @@ func Isolate() error {
 	if same {
 		return errors.New("cannot isolate mounts: this is process 1's mount namespace, not one of our own")
 	}
-	if err := (*sys.Kernel)(nil).MakeSlave(); err != nil {
+	err = (*sys.Kernel)(nil).MakeSlave()
+	if errors.Is(err, syscall.EINVAL) {
+		// The kernel's answer where a process's root is a plain folder.
+		return errors.New("cannot isolate mounts: / is no mount point, as in a chroot: call liveupd from outside with --root DIR, or mount --bind DIR DIR before the chroot")
+	}
+	if err != nil {
 		return fmt.Errorf("cannot isolate mounts: %w", err)
 	}
 	mounts, err := sys.ReadMountinfo("/proc/self/mountinfo")

@@ -123,7 +123,7 @@ func (c *Config) read(name string) (found bool, err error) {
 	dec := toml.NewDecoder(bytes.NewReader(data)).DisallowUnknownFields()
 	if err := dec.Decode(c); err != nil {
 		if strict, ok := errors.AsType[*toml.StrictMissingError](err); ok {
-			return true, fmt.Errorf("cannot read %s: unknown setting\n%s", name, strict.String())
+			return true, fmt.Errorf("cannot read %s: unknown %s", name, unknown(strict))
 		}
 		if bad, ok := errors.AsType[*toml.DecodeError](err); ok {
 			row, col := bad.Position()

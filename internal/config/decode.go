@@ -36,3 +36,16 @@ func malformed(bad *toml.DecodeError) error {
 	}
 	return fmt.Errorf("%s takes %s", key, want)
 }
+
+// unknown names the settings of a file that nobody knows, in a line.
+func unknown(strict *toml.StrictMissingError) string {
+	var list []string
+	for i := range strict.Errors {
+		row, col := strict.Errors[i].Position()
+		list = append(list, fmt.Sprintf("%s (line %d, column %d)", strings.Join(strict.Errors[i].Key(), "."), row, col))
+	}
+	if len(list) == 1 {
+		return "setting " + list[0]
+	}
+	return "settings " + strings.Join(list, ", ")
+}
