@@ -265,7 +265,7 @@ func aptFailed(ctx context.Context, phase string, debs []string, err error) erro
 		if failure.Signal != "" {
 			how = "apt was ended: " + failure.Signal
 		}
-		return fmt.Errorf("%s: %s; %w%s", what, how+failure.Limits(), ErrNothingCommitted, quoteOutput(failure.Output))
+		return fmt.Errorf("%s: %s; %w%s", what, how+failure.Limits()+complaint(failure.Output), ErrNothingCommitted, quoteOutput(failure.Output))
 	}
 	if stopped, ok := errors.AsType[*sandbox.Stopped](err); ok {
 		if ctx.Err() != nil {
@@ -274,6 +274,22 @@ func aptFailed(ctx context.Context, phase string, debs []string, err error) erro
 		return fmt.Errorf("%s: %w; %w%s", what, stopped, ErrNothingCommitted, quoteOutput(stopped.Output))
 	}
 	return fmt.Errorf("%s: %w; %w", what, err, ErrNothingCommitted)
+}
+
+// complaint is the first thing that apt or dpkg calls an error, in brackets: whoever reads just the
+// first line of ours (a mail's subject, the message of the day) is to know why.
+func complaint(out []byte) string {
+	const most = 300
+	for line := range strings.Lines(string(out)) {
+		line = strings.TrimSpace(line)
+		if text, ok := strings.CutPrefix(line, "E: "); ok || strings.HasPrefix(line, "dpkg: error") {
+			if len(text) > most {
+				text = strings.ToValidUTF8(text[:most], "") + "..."
+			}
+			return " (" + strings.TrimSuffix(text, ":") + ")"
+		}
+	}
+	return ""
 }
 
 // judgeApt sorts out what of the package manager's work reaches the root.

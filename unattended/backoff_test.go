@@ -2,6 +2,7 @@ package unattended
 
 import (
 	"errors"
+	"strings"
 	"testing"
 	"time"
 
@@ -143,5 +144,10 @@ func TestBackOffLong(t *testing.T) {
 	state.BackOff = fail(nil, update, now.Add(999*day), firstBackOff, "no")
 	if got := Motd(state, nil, now); got != "" {
 		t.Errorf("a failure of a day to come is told: %q", got)
+	}
+	// Nor does it tell an age that is wrong by the time that it is read.
+	fresh := []change.Generation{{ID: "x", State: "verified", Waiting: []change.Waiting{{Unit: "b.service", Since: now.Unix()}}}}
+	if got := Motd(freshState(), fresh, now); !strings.Contains(got, "since 2026-01-01 03:00:") {
+		t.Errorf("what was put off just now is told so: %q", got)
 	}
 }

@@ -125,7 +125,7 @@ func Motd(state *State, list []change.Generation, now time.Time) string {
 		}
 	}
 	for _, w := range engine.Waiting(list) {
-		line("%s still runs the old state, since %s (%s): %s", plain(w.Key()), day(w.Since), age(now.Sub(time.Unix(w.Since, 0))), plain(w.Why()))
+		line("%s still runs the old state, since %s%s: %s", plain(w.Key()), day(w.Since), days(now.Sub(time.Unix(w.Since, 0))), plain(w.Why()))
 	}
 	host := pending(list)
 	if host > change.ActionNone {
@@ -147,21 +147,12 @@ func plain(s string) string {
 	}, s)
 }
 
-// age writes a length of time in its largest unit.
-func age(d time.Duration) string {
-	unit := func(n int, name string) string {
-		if n == 1 {
-			return "1 " + name
-		}
-		return fmt.Sprintf("%d %ss", n, name)
+// days is how old something is, "" for less than two days: the text is read long after it was written.
+func days(d time.Duration) string {
+	if n := int(d / (24 * time.Hour)); n > 1 {
+		return fmt.Sprintf(" (%d days)", n)
 	}
-	switch {
-	case d >= 48*time.Hour:
-		return unit(int(d/(24*time.Hour)), "day")
-	case d >= 2*time.Hour:
-		return unit(int(d/time.Hour), "hour")
-	}
-	return unit(max(0, int(d/time.Minute)), "minute")
+	return ""
 }
 
 // metrics renders the state for a textfile collector (OpenMetrics 1.0, gauges and counters;

@@ -18,8 +18,10 @@ func age(d time.Duration) string {
 		return plural(int(d/(24*time.Hour)), "day")
 	case d >= 2*time.Hour:
 		return plural(int(d/time.Hour), "hour")
+	case d < time.Minute:
+		return "just now"
 	}
-	return plural(max(0, int(d/time.Minute)), "minute")
+	return plural(int(d/time.Minute), "minute")
 }
 
 // waiting tells of a unit that was put off, since when and why.
