@@ -35,10 +35,34 @@ func inspectRecovery(req Request) (*recovery.State, error) {
 	return recovery.Inspect(req.Root, o)
 }
 
+// managerFile says which container manager has made a machine, and containerFile is where
+// systemd's PID 1 repeats it (systemd-detect-virt(1) reads both).
+const (
+	managerFile   = "/run/host/container-manager"
+	containerFile = "/run/systemd/container"
+	noContainer   = "none" // systemd's word
+)
+
+// containerManager is the name that the manager goes by, "none" where somebody said that
+// there is none, "" where nobody did.
+func containerManager() string {
+	for _, name := range []string{managerFile, containerFile} {
+		if b, err := os.ReadFile(name); err == nil {
+			if name := strings.TrimSpace(string(b)); name != "" {
+				return name
+			}
+		}
+	}
+	return ""
+}
+
 // inContainer tells whether somebody else's PID 1 boots the kernel, by the marks that
 // container managers leave (systemd-detect-virt --container looks at the same).
 func inContainer() bool {
-	for _, mark := range []string{"/run/systemd/container", "/run/.containerenv", "/.dockerenv", "/run/host/container-manager"} {
+	if m := containerManager(); m != "" {
+		return m != noContainer
+	}
+	for _, mark := range []string{containerFile, "/run/.containerenv", "/.dockerenv", managerFile} {
 		if _, err := os.Lstat(mark); err == nil {
 			return true
 		}

@@ -270,7 +270,7 @@ fi
 	// What a boot loader does: the first entry.
 	first := regexp.MustCompile(`(?s)menuentry .*?\n\s*linux\s+(\S+).*?\n\s*initrd\s+(\S+)`).FindStringSubmatch(out("grub-again"))
 	if first == nil || !strings.HasSuffix(first[1], "vmlinuz-"+release) {
-		t.Fatalf("GRUB's first entry is %q", first)
+		t.Fatalf("GRUB's first entry is %q; all:\n%s\n/boot:\n%s\nthe update:\n%s", first, entries("again"), out("boot-again"), out("again"))
 	}
 	codes, booted := d.run(t, filepath.Join(copies, first[1]), filepath.Join(copies, first[2]))
 	if got := contents(t, filepath.Join(booted, "out/uname")); got != release+"\n" {

@@ -113,11 +113,23 @@ func TestGenerators(t *testing.T) {
 					t.Fatalf("%s is %s at the start", unit, u.ActiveState)
 				}
 			}
+			virtual(t, m)
 			generators(t, m, root)
 			if root == "bookworm" {
 				loaderCache(t, m)
 			}
 		})
+	}
+}
+
+// Generators, and scripts that act on boot loaders, ask what they run on: in a sandbox they
+// get the machine's own answer.
+func virtual(t *testing.T, m *machine.Machine) {
+	t.Helper()
+	const ask = "systemd-detect-virt; systemd-detect-virt --container; systemd-detect-virt --vm; :"
+	in, out := m.Run("liveupd", "exec", "--plan", "--json", "--", "sh", "-c", ask), m.Shell(ask)
+	if in.Code != 0 || !strings.Contains(in.Stderr, out) {
+		t.Errorf("in the sandbox systemd-detect-virt says %q (status %d); outside %q", in.Stderr, in.Code, out)
 	}
 }
 
