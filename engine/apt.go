@@ -200,7 +200,10 @@ func (w *work) runApt(ctx context.Context, o apt.Options, ev Events) (*aptWork, 
 		},
 		Keep: apt.Keep,
 	}
-	stubs := apt.Stubs()
+	for _, name := range uncontained() {
+		spec.Files = append(spec.Files, sandbox.File{Path: name + "/none", Mode: 0o444})
+	}
+	stubs := apt.Stubs(containerManager())
 	for _, name := range slices.Sorted(maps.Keys(stubs)) {
 		spec.Files = append(spec.Files, sandbox.File{Path: name, Mode: 0o755, Content: stubs[name]})
 	}

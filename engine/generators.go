@@ -237,7 +237,7 @@ func (g *generators) make(ctx context.Context, d *change.Delta, progs []rootfs.G
 	}
 	session := nsmount.ViewSession{
 		Env: g.env, NoNetwork: true, RunFiles: true,
-		Fresh: rootfs.GeneratedDirs, Take: rootfs.GeneratedDirs,
+		Fresh: slices.Concat(rootfs.GeneratedDirs, uncontained()), Take: rootfs.GeneratedDirs,
 	}
 	for _, p := range progs {
 		session.Programs = append(session.Programs, nsmount.ViewProgram{Argv: append([]string{p.Path}, rootfs.GeneratedDirs...), Limit: generatorLimit})

@@ -1,7 +1,6 @@
 package engine
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -225,7 +224,9 @@ func (w *work) runIn(ctx context.Context, spec sandbox.Spec, o sandbox.Options) 
 	if spec.Pids == 0 {
 		spec.Pids = sandboxPids
 	}
-	spec.Files = append(slices.Clip(spec.Files), contained()...)
+	if name := containerManager(); name != "" {
+		spec.Files = append(slices.Clip(spec.Files), sandbox.File{Path: managerFile, Mode: 0o644, Content: name + "\n"})
+	}
 	ctx, stop := w.watchSpace(ctx)
 	defer stop()
 	if w.began.IsZero() {
@@ -236,19 +237,6 @@ func (w *work) runIn(ctx context.Context, spec sandbox.Spec, o sandbox.Options) 
 		w.s.warnings = append(w.s.warnings, res.Notes...)
 	}
 	return res, err
-}
-
-// contained is what a program in the sandbox finds when it asks whether it runs in a
-// container: that is meant of the machine, and scripts that act on boot loaders
-// or modules leave that out in one. systemd would take the sandbox for one by its
-// PID namespace.
-func contained() []sandbox.File {
-	kind := containerManager()
-	if kind == "" && inContainer() {
-		return nil // by a mark that the sandbox has, too
-	}
-	kind = cmp.Or(kind, noContainer)
-	return []sandbox.File{{Path: managerFile, Mode: 0o644, Content: kind + "\n"}}
 }
 
 // errFull ends a sandbox that would fill the disk under the running system.

@@ -40,11 +40,9 @@ func inspectRecovery(req Request) (*recovery.State, error) {
 const (
 	managerFile   = "/run/host/container-manager"
 	containerFile = "/run/systemd/container"
-	noContainer   = "none" // systemd's word
 )
 
-// containerManager is the name that the manager goes by, "none" where somebody said that
-// there is none, "" where nobody did.
+// containerManager is the name that the manager goes by, "" where there is none.
 func containerManager() string {
 	for _, name := range []string{managerFile, containerFile} {
 		if b, err := os.ReadFile(name); err == nil {
@@ -53,17 +51,17 @@ func containerManager() string {
 			}
 		}
 	}
+	if inContainer() {
+		return "container-other" // systemd's word
+	}
 	return ""
 }
 
 // inContainer tells whether somebody else's PID 1 boots the kernel, by the marks that
 // container managers leave (systemd-detect-virt --container looks at the same).
 func inContainer() bool {
-	if m := containerManager(); m != "" {
-		return m != noContainer
-	}
 	for _, mark := range []string{containerFile, "/run/.containerenv", "/.dockerenv", managerFile} {
-		if _, err := os.Lstat(mark); err == nil {
+		if n, err := os.Lstat(mark); err == nil && !n.IsDir() {
 			return true
 		}
 	}
@@ -74,6 +72,17 @@ func inContainer() bool {
 	return slices.ContainsFunc(strings.Split(string(b), "\x00"), func(v string) bool {
 		return strings.HasPrefix(v, "container=") && v != "container="
 	})
+}
+
+// uncontained are folders of a sandbox on a machine that is no container. From
+// systemd 257 on a PID namespace alone counts as one, and scripts and generators that
+// act on boot loaders, terminals or disks leave that out in one. Nothing says
+// that there is none; but where systemd cannot read the first mark, it finds none.
+func uncontained() []string {
+	if inContainer() {
+		return nil
+	}
+	return []string{managerFile}
 }
 
 // setupHint is what to do about it.

@@ -83,9 +83,30 @@ var stubs = map[string]string{
 	"apparmor_parser": "acts", "udevadm": "acts", "modprobe": "acts", "sysctl": "acts", "systemd-binfmt": "acts",
 }
 
-// Stubs gives the files of the folder that comes first in PATH.
-func Stubs() map[string]string {
-	out := map[string]string{}
+// detectVirt answers for systemd-detect-virt(1): who asks means the machine, not the sandbox
+// with its PID namespace. What it says of other things is so.
+const detectVirt = `#!/bin/sh
+container=CONTAINER quiet= what=any
+real() { PATH=${PATH#*:} exec systemd-detect-virt "$@"; }
+say() { [ -n "$quiet" ] || echo "$1"; [ "$1" != none ]; }
+for arg; do
+	case $arg in
+	-c | --container) what=container ;;
+	-q | --quiet) quiet=--quiet ;;
+	-cq | -qc) what=container quiet=--quiet ;;
+	*) real "$@" ;;
+	esac
+done
+if [ $what = container ] || [ "$container" != none ]; then say "$container"; else real --vm $quiet; fi
+`
+
+// Stubs gives the files of the folder that comes first in PATH. container is
+// what the machine is, as systemd-detect-virt calls it; "" where it is none.
+func Stubs(container string) map[string]string {
+	if container == "" {
+		container = "none"
+	}
+	out := map[string]string{RunDir + "/bin/systemd-detect-virt": strings.ReplaceAll(detectVirt, "CONTAINER", quote(container))}
 	for name, to := range stubs {
 		out[RunDir+"/bin/"+name] = strings.ReplaceAll(stub, "TO", to)
 	}

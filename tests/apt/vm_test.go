@@ -213,6 +213,7 @@ if [ "$(uname -r)" = "$(cat /first 2>/dev/null)" ] || [ ! -e /first ]; then
 	do_ grub update-grub
 	sync
 `+at("old")+`
+	do_ fstab liveupd exec --plan --json -- sh -c 'echo "tmpfs /mnt tmpfs defaults 0 0" >>/etc/fstab'
 	do_ plan liveupd apply --plan --json linux-image-cloud-amd64
 `+at("planned")+`
 	do_ apply liveupd apply --yes --json linux-image-cloud-amd64
@@ -239,6 +240,10 @@ fi
 	}
 	if t.Failed() {
 		t.FailNow()
+	}
+	// Generators take the view for no container either: in one that of terminals makes others.
+	if p := planOf(t, out("fstab")); len(p.Units) != 1 || p.Units[0].Unit != "mnt.mount" || strings.Contains(strings.Join(p.Warnings, "\n"), "getty") {
+		t.Errorf("a line of /etc/fstab plans %+v, warns %q", p.Units, p.Warnings)
 	}
 	plan := planOf(t, out("plan"))
 	if plan.HostAction < change.ActionKexec || !slices.ContainsFunc(plan.Steps, func(s change.Step) bool { return s.Do == "run" && strings.HasPrefix(s.Target, "update-grub") }) {

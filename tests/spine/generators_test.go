@@ -122,8 +122,8 @@ func TestGenerators(t *testing.T) {
 	}
 }
 
-// Generators, and scripts that act on boot loaders, ask what they run on: in a sandbox they
-// get the machine's own answer.
+// Who asks in a sandbox of a container what it runs on gets the container's own manager. That on a
+// machine that is none it finds none, tests/apt tries with a kernel's scripts.
 func virtual(t *testing.T, m *machine.Machine) {
 	t.Helper()
 	const ask = "systemd-detect-virt; systemd-detect-virt --container; systemd-detect-virt --vm; :"
