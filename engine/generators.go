@@ -235,9 +235,13 @@ func (g *generators) make(ctx context.Context, d *change.Delta, progs []rootfs.G
 	if err != nil {
 		return nil, nil, err
 	}
+	var marks []string
+	for _, name := range uncontained() {
+		marks = append(marks, path.Dir(name), name)
+	}
 	session := nsmount.ViewSession{
 		Env: g.env, NoNetwork: true, RunFiles: true,
-		Fresh: slices.Concat(rootfs.GeneratedDirs, uncontained()), Take: rootfs.GeneratedDirs,
+		Fresh: slices.Concat(rootfs.GeneratedDirs, marks), Take: rootfs.GeneratedDirs,
 	}
 	for _, p := range progs {
 		session.Programs = append(session.Programs, nsmount.ViewProgram{Argv: append([]string{p.Path}, rootfs.GeneratedDirs...), Limit: generatorLimit})
