@@ -51,6 +51,11 @@ func containerManager() string {
 			}
 		}
 	}
+	for mark, name := range map[string]string{"/.dockerenv": "docker", "/run/.containerenv": "podman"} {
+		if _, err := os.Lstat(mark); err == nil {
+			return name
+		}
+	}
 	if inContainer() {
 		return "container-other" // systemd's word
 	}
