@@ -33,6 +33,7 @@ type step struct {
 	deferred string // a unit that waits, and for how many days: UNIT DAYS
 	held     string // packages
 	backward bool   // the clock goes back while it runs
+	late     bool   // the timer's time is over once the clock is set
 }
 
 // The machine boots at noon of Monday, 1 March 2027.
@@ -60,7 +61,7 @@ reason = "the shop is open"
 
 var steps = []step{
 	{name: "bad", at: evening("2027-03-01"), publish: heavy("3"), result: change.NightRolledBack, versions: "1 1", backOff: "alpha 3 1"},
-	{name: "left-alone", at: evening("2027-03-02"), result: change.NightBackedOff, versions: "1 1", backOff: "alpha 3 1", long: true},
+	{name: "left-alone", at: evening("2027-03-02"), result: change.NightBackedOff, versions: "1 1", backOff: "alpha 3 1", held: "alpha", long: true},
 	// A week back, to before all that has been.
 	{
 		name: "back", at: evening("2027-02-24"), publish: []app{{name: "beta", version: "2", text: "two"}},
@@ -70,8 +71,8 @@ var steps = []step{
 	// it failed, and not when the clock has caught up.
 	{name: "off", at: []string{"2027-02-26 14:00:00"}, result: change.NightRolledBack, versions: "1 2", backOff: "alpha 3 2", long: true},
 
-	{name: "mended", at: evening("2027-02-27"), publish: heavy("4"), result: change.NightDone, versions: "4 2", long: true},
-	{name: "nothing", at: evening("2027-02-28"), result: change.NightNothing, versions: "4 2", long: true},
+	{name: "mended", at: evening("2027-02-26"), publish: heavy("4"), result: change.NightDone, versions: "4 2", long: true},
+	{name: "nothing", at: evening("2027-02-27"), result: change.NightNothing, versions: "4 2", long: true},
 	{name: "off-for-days", at: []string{"2027-03-03 13:00:00"}, publish: heavy("5"), result: change.NightDone, versions: "5 2", long: true},
 	{
 		name: "dies", at: evening("2027-03-03"), publish: []app{{name: "beta", version: "3", text: "die"}},
@@ -89,11 +90,11 @@ var steps = []step{
 	// that one, and what counts from the last run, here for less long, starts the next.
 	{
 		name: "ahead", at: evening("2033-05-01"), publish: heavy("6"), do: "echo 2027-03-07 12:00:00 >/set",
-		result: change.NightDone, versions: "6 4", backward: true, long: true,
+		result: change.NightDone, versions: "6 4", backward: true, late: true, long: true,
 	},
 	{name: "right-again", publish: heavy("7"), do: belt("3min"), result: change.NightDone, versions: "7 4", long: true},
 	// And the nights come at their time again.
-	{name: "last", at: evening("2027-03-08"), do: belt("30h"), result: change.NightNothing, versions: "7 4", long: true},
+	{name: "last", at: evening("2027-03-07"), do: belt("30h"), result: change.NightNothing, versions: "7 4", long: true},
 }
 
 // clockCanary refuses alpha in the version 3, and sets the clock right where it is told to.
@@ -137,22 +138,32 @@ over() { # over NAME RUNS TIME...: the clock goes to these
 	look "$step"
 	echo "$step: up for $(cat /proc/uptime)"
 	echo "TEST $step $runs reports, $(echo $(cat "$step.versions" "$step.elapse"))" >/dev/ttyS0
+	[ $runs -ge $want ] || end
+}
+end() {
+	systemctl --no-pager status liveupd.timer liveupd.service
+	systemctl list-jobs --no-legend
+	ps -e -o pid,ppid,etimes,stat,wchan:20,args | grep -v '\]$'
+	systemctl --failed --no-legend
+	journalctl --no-pager -u 'liveupd*' >journal
+	echo "TEST ended" >/dev/ttyS0
+	sync
+	systemctl poweroff --force --force
+	exit
 }
 rm -f /etc/apt/sources.list.d/*
 echo 'liveupd_unattended_runs_total 0' >/srv/metrics
 systemctl show -P NextElapseUSecRealtime liveupd.timer >packaged.elapse
 # What the timer adds to its time is thrown anew with each change of the clock: an hour is too long to wait.
-mkdir -p /run/systemd/system/liveupd.timer.d
+mkdir -p /run/systemd/system/liveupd.timer.d /run/systemd/system/liveupd.service.d
 printf '[Timer]\nRandomizedDelaySec=2s\nAccuracySec=100ms\n' >/run/systemd/system/liveupd.timer.d/soon.conf
+# By the clock that nobody sets all nights are within two hours.
+printf '[Unit]\nStartLimitIntervalSec=0\n' >/run/systemd/system/liveupd.service.d/soon.conf
 systemctl daemon-reload
 for i in $(seq 60); do [ "$(systemctl is-active alpha beta | uniq)" = active ] && break; sleep 1; done
 look first
 STEPS
-systemctl --failed --no-legend
-journalctl --no-pager -u 'liveupd*' >journal
-echo "TEST ended" >/dev/ttyS0
-sync
-systemctl poweroff --force --force
+end
 `
 
 const clockUnit = `[Unit]
@@ -337,7 +348,11 @@ func (s *step) check(t *testing.T, files map[string][]byte, runs int) {
 		t.Errorf("%s: %q is used: %v", s.name, text("used"), err)
 	}
 	// Two generations are kept, of 0.6 MB each, and the sandbox's last work.
-	for i, most := range []int{4500, 64, 120, 12} {
+	limits := [4]int{4500, 64, 120, 12}
+	if s.result == change.NightRolledBack {
+		limits[0] += 900 << 10 / 64 // what was reserved on this disk may stay until the next run
+	}
+	for i, most := range limits {
 		if used[i] > most {
 			t.Errorf("%s: used are %v kB of .liveupd and of /var/lib/liveupd, and files of these; want no more than %d at %d", s.name, used, most, i)
 		}
@@ -346,7 +361,7 @@ func (s *step) check(t *testing.T, files map[string][]byte, runs int) {
 		t.Errorf("%s: in /run/liveupd lies %s", s.name, got)
 	}
 	// The control: right before the time nothing runs.
-	if early := text("early"); len(s.at) > 0 && strings.HasSuffix(s.at[0], ":53") && early != "inactive 0" && early != "failed 0" {
+	if early := text("early"); len(s.at) > 0 && strings.HasSuffix(s.at[0], ":53") && !s.late && early != "inactive 0" && early != "failed 0" {
 		t.Errorf("%s: before the timer's time: %q", s.name, early)
 	}
 	// And for what counts from the last run: systemd waits for years.
