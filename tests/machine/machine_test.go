@@ -163,7 +163,7 @@ func writableInPrivate(t *testing.T, m *Machine) {
 	}
 
 	prober = m.Probe("/etc")
-	m.Shell("mount -o remount,rw /; mount -o remount,bind,rw /; sleep 0.2; mount -o remount,bind,ro /; mount -o remount,ro /")
+	m.Shell("mount -o remount,rw /; mount -o remount,bind,rw /; sleep 0.2; mount -o remount,bind,ro /; for i in $(seq 100); do mount -o remount,ro / && exit; sleep 0.1; done; exit 1")
 	if _, violations := prober.Stop(); len(violations) == 0 {
 		t.Error("the prober did not notice a root that was writable for all")
 	}
