@@ -102,7 +102,7 @@ func TestLateUnit(t *testing.T) {
 	m := cut(t, machine.Options{Root: "trixie", ReadOnly: true}, share)
 	m.Start()
 	await(t, m, "the soft-reboot", func() bool {
-		return strings.TrimSpace(m.Run("systemctl", "show", "--property=SoftRebootsCount", "--value").Stdout) == "1" &&
+		return softReboots(m) == "1" &&
 			strings.TrimSpace(m.Run("systemctl", "is-system-running").Stdout) != "starting"
 	})
 	wholly(t, m, share)
@@ -121,7 +121,7 @@ func TestLateUnit(t *testing.T) {
 		}
 	}
 	fixture.In(t, m, "verify").Want(t, 0)
-	if n := strings.TrimSpace(m.Run("systemctl", "show", "--property=SoftRebootsCount", "--value").Stdout); n != "1" {
+	if n := softReboots(m); n != "1" {
 		t.Errorf("%s soft-reboots; want one", n)
 	}
 }
@@ -135,7 +135,7 @@ func TestOtherFileSystem(t *testing.T) {
 	m.Start()
 	wholly(t, m, lib)
 	concluded(t, m)
-	if n := strings.TrimSpace(m.Run("systemctl", "show", "--property=SoftRebootsCount", "--value").Stdout); n != "0" {
+	if n := softReboots(m); n != "0" {
 		t.Errorf("%s soft-reboots; want none", n)
 	}
 	if !strings.Contains(m.Console(400), "the new tree: transaction") {
