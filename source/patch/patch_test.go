@@ -325,7 +325,7 @@ func TestTwiceWithWhatIsKept(t *testing.T) {
 	before := filepath.Join(t.TempDir(), "lib")
 	do(t, err, os.WriteFile(before, b, 0o644), os.WriteFile(lib, append(b, "more"...), 0o644))
 	kept := func(content string) Kept {
-		return func(d change.Digest) (File, error) {
+		return func(change.Digest) (File, error) {
 			if content != "" {
 				return opener(dir(t, filepath.Dir(before)))("/" + content)
 			}
