@@ -200,10 +200,12 @@ func (w *work) runApt(ctx context.Context, o apt.Options, ev Events) (*aptWork, 
 		},
 		Keep: apt.Keep,
 	}
-	for _, name := range uncontained() {
-		spec.Files = append(spec.Files, sandbox.File{Path: name + "/none", Mode: 0o444})
+	container := containerManager()
+	if container == "" {
+		// As for generators (uncontained): a folder in the file's place.
+		spec.Files = append(spec.Files, sandbox.File{Path: managerFile + "/none", Mode: 0o444})
 	}
-	stubs := apt.Stubs(containerManager())
+	stubs := apt.Stubs(container)
 	for _, name := range slices.Sorted(maps.Keys(stubs)) {
 		spec.Files = append(spec.Files, sandbox.File{Path: name, Mode: 0o755, Content: stubs[name]})
 	}

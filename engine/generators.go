@@ -235,13 +235,9 @@ func (g *generators) make(ctx context.Context, d *change.Delta, progs []rootfs.G
 	if err != nil {
 		return nil, nil, err
 	}
-	var marks []string
-	for _, name := range uncontained() {
-		marks = append(marks, path.Dir(name), name)
-	}
 	session := nsmount.ViewSession{
 		Env: g.env, NoNetwork: true, RunFiles: true,
-		Fresh: slices.Concat(rootfs.GeneratedDirs, marks), Take: rootfs.GeneratedDirs,
+		Fresh: slices.Concat(rootfs.GeneratedDirs, uncontained()), Take: rootfs.GeneratedDirs,
 	}
 	for _, p := range progs {
 		session.Programs = append(session.Programs, nsmount.ViewProgram{Argv: append([]string{p.Path}, rootfs.GeneratedDirs...), Limit: generatorLimit})
@@ -286,7 +282,7 @@ func read(p string) bool {
 // (systemd.generator(7)).
 func generatorEnv(ctx context.Context) []string {
 	env := []string{"SYSTEMD_SCOPE=system", "SYSTEMD_IN_INITRD=0", "SYSTEMD_FIRST_BOOT=0"}
-	_, err := os.Stat("/run/systemd/container")
+	_, err := os.Stat(containerFile)
 	contained := err == nil
 	if bus, err := systemd.Connect(ctx); err == nil {
 		if v := bus.Manager(ctx, "Architecture"); v != "" {

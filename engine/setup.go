@@ -30,64 +30,9 @@ func inspectRecovery(req Request) (*recovery.State, error) {
 		if err != nil {
 			return nil, fmt.Errorf("cannot read the kernel's command line: %w", err)
 		}
-		o.Cmdline, o.Container = string(cmdline), inContainer()
+		o.Cmdline, o.Container = string(cmdline), containerManager() != ""
 	}
 	return recovery.Inspect(req.Root, o)
-}
-
-// managerFile says which container manager has made a machine, and containerFile is where
-// systemd's PID 1 repeats it (systemd-detect-virt(1) reads both).
-const (
-	managerFile   = "/run/host/container-manager"
-	containerFile = "/run/systemd/container"
-)
-
-// containerManager is the name that the manager goes by, "" where there is none.
-func containerManager() string {
-	for _, name := range []string{managerFile, containerFile} {
-		if b, err := os.ReadFile(name); err == nil {
-			if name := strings.TrimSpace(string(b)); name != "" {
-				return name
-			}
-		}
-	}
-	for mark, name := range map[string]string{"/.dockerenv": "docker", "/run/.containerenv": "podman"} {
-		if _, err := os.Lstat(mark); err == nil {
-			return name
-		}
-	}
-	if inContainer() {
-		return "container-other" // systemd's word
-	}
-	return ""
-}
-
-// inContainer tells whether somebody else's PID 1 boots the kernel, by the marks that
-// container managers leave (systemd-detect-virt --container looks at the same).
-func inContainer() bool {
-	for _, mark := range []string{containerFile, "/run/.containerenv", "/.dockerenv", managerFile} {
-		if n, err := os.Lstat(mark); err == nil && !n.IsDir() {
-			return true
-		}
-	}
-	b, err := os.ReadFile("/proc/1/environ")
-	if err != nil {
-		return false
-	}
-	return slices.ContainsFunc(strings.Split(string(b), "\x00"), func(v string) bool {
-		return strings.HasPrefix(v, "container=") && v != "container="
-	})
-}
-
-// uncontained are folders of a sandbox on a machine that is no container. From
-// systemd 257 on a PID namespace alone counts as one, and scripts and generators that
-// act on boot loaders, terminals or disks leave that out in one. Nothing says
-// that there is none; but where systemd cannot read the first mark, it finds none.
-func uncontained() []string {
-	if inContainer() {
-		return nil
-	}
-	return []string{managerFile}
 }
 
 // setupHint is what to do about it.
