@@ -8,73 +8,53 @@ import (
 	"github.com/liveupd/liveupd/change"
 	"github.com/liveupd/liveupd/rootfs"
 	"github.com/liveupd/liveupd/source/apt"
-	"github.com/liveupd/liveupd/transact"
 )
 
-// refuseLaterDpkg refuses a rollback past a later run of dpkg: its database would tell
-// of other packages than those that lie in the root. Only the newest of the targets
-// that changed the database can be compared with it.
-func (s *session) refuseLaterDpkg(targets []change.Generation) error {
-	for _, g := range targets {
-		tx, err := s.store.Load(g.ID)
+// newestOfPackages is the newest of the targets of a rollback that has changed the package
+// manager's database; nil where none has.
+func (s *session) newestOfPackages(targets []change.Generation) (*change.Generation, error) {
+	for i := range targets {
+		tx, err := s.store.Load(targets[i].ID)
 		if err != nil {
-			return err
+			return nil, err
 		}
-		packages, err := changesPackages(tx)
-		if err != nil || !packages {
+		d, content, err := tx.Inverse()
+		if err != nil {
 			tx.Close()
-			if err != nil {
-				return err
-			}
-			continue
-		}
-		edited, err := tx.Edited()
-		plan, perr := tx.Plan()
-		tx.Close()
-		if err != nil {
-			return err
-		}
-		if !slices.ContainsFunc(edited, func(text string) bool { return strings.HasPrefix(text, apt.StatusPath+" was ") }) {
-			return nil
-		}
-		since := ""
-		if perr == nil && plan != nil {
-			since = s.packagesSince(plan.Packages)
-		}
-		return change.WithHint(fmt.Errorf("cannot roll back %s: dpkg has run since%s; %w", g.ID, since, ErrNothingCommitted),
-			"use apt to go back to older packages, or liveupd exec to try it first")
-	}
-	return nil
-}
-
-// lockPackages takes the package manager's locks where one of the targets has changed its
-// database: whoever holds them is about to write to it.
-func (s *session) lockPackages(targets []change.Generation) (*apt.Locks, error) {
-	for _, g := range targets {
-		tx, err := s.store.Load(g.ID)
-		if err != nil {
 			return nil, err
 		}
-		packages, err := changesPackages(tx)
+		content.Close()
 		tx.Close()
-		if err != nil {
-			return nil, err
-		}
-		if packages {
-			return apt.Lock(s.volumeOf, true)
+		if changesDpkg(d) {
+			return &targets[i], nil
 		}
 	}
 	return nil, nil
 }
 
-// changesPackages tells whether a transaction has changed the database of dpkg.
-func changesPackages(tx *transact.Tx) (bool, error) {
-	d, content, err := tx.Inverse()
+// refuseLaterDpkg refuses a rollback past a later run of dpkg: its database would tell
+// of other packages than those that lie in the root. Only the newest of the targets
+// that changed the database can be compared with it.
+func (s *session) refuseLaterDpkg(g *change.Generation) error {
+	tx, err := s.store.Load(g.ID)
 	if err != nil {
-		return false, err
+		return err
 	}
-	content.Close()
-	return changesDpkg(d), nil
+	edited, err := tx.Edited()
+	plan, perr := tx.Plan()
+	tx.Close()
+	if err != nil {
+		return err
+	}
+	if !slices.ContainsFunc(edited, func(text string) bool { return strings.HasPrefix(text, apt.StatusPath+" was ") }) {
+		return nil
+	}
+	since := ""
+	if perr == nil && plan != nil {
+		since = s.packagesSince(plan.Packages)
+	}
+	return change.WithHint(fmt.Errorf("cannot roll back %s: dpkg has run since%s; %w", g.ID, since, ErrNothingCommitted),
+		"use apt to go back to older packages, or liveupd exec to try it first")
 }
 
 // changesDpkg tells whether a Delta brings another database of dpkg.

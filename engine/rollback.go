@@ -35,13 +35,18 @@ func (e *Engine) rollback(ctx context.Context, req Request, ev Events) (any, err
 		return nil, err
 	}
 	err = s.refuseIrreversible(targets)
+	var packages *change.Generation
 	if err == nil {
-		var locks *apt.Locks
-		locks, err = s.lockPackages(targets)
-		defer locks.Release()
+		packages, err = s.newestOfPackages(targets)
 	}
-	if err == nil && !req.Force {
-		err = s.refuseLaterDpkg(targets)
+	if err == nil && packages != nil {
+		// Whoever holds the package manager's locks is about to write to its database.
+		var locks *apt.Locks
+		locks, err = apt.Lock(s.volumeOf, true)
+		defer locks.Release()
+		if err == nil && !req.Force {
+			err = s.refuseLaterDpkg(packages)
+		}
 	}
 	if err != nil {
 		report.Result, report.Error = "failed", err.Error()
