@@ -109,9 +109,9 @@ func Decode(raw []byte, into any) error {
 func mapTexts(v reflect.Value, f func(string) string) (_ reflect.Value, changed bool) {
 	switch v.Kind() {
 	case reflect.String:
-		if s := v.String(); f(s) != s {
+		if s, text := v.String(), f(v.String()); text != s {
 			out := reflect.New(v.Type()).Elem()
-			out.SetString(f(s))
+			out.SetString(text)
 			return out, true
 		}
 	case reflect.Pointer, reflect.Interface:

@@ -67,10 +67,11 @@ func load(root string) (*Config, error) {
 		if found, err = c.read(name); err != nil || !found {
 			return found, err
 		}
-		if err := c.Unattended.lacks(); err == nil || lacks == nil {
-			if lacks = err; err != nil {
-				lacks = fmt.Errorf("cannot read %s: %w", name, err)
-			}
+		switch err := c.Unattended.lacks(); {
+		case err == nil:
+			lacks = nil
+		case lacks == nil:
+			lacks = fmt.Errorf("cannot read %s: %w", name, err)
 		}
 		return true, nil
 	}
