@@ -45,7 +45,7 @@ const do = `do_() { name=$1; shift; "$@" >/out/$name 2>/out/$name.err; echo "DID
 func newDisk(t *testing.T, script string, debs ...string) *disk {
 	t.Helper()
 	vm.Require(t)
-	d := &disk{image: filepath.Join(memory(t), "disk")}
+	d := &disk{image: filepath.Join(vm.Memory(t), "disk")}
 	d.kernel, d.modules = vm.KernelOf(t, "vm-grub")
 	root := folder(t, "vm-grub", func(root string) error {
 		if err := archive(root, nil, debs...); err != nil {
@@ -86,17 +86,6 @@ func newDisk(t *testing.T, script string, debs ...string) *disk {
 		t.Fatal(err)
 	}
 	return d
-}
-
-// memory is a folder in memory that goes with the test.
-func memory(t *testing.T) string {
-	t.Helper()
-	dir, err := os.MkdirTemp("/dev/shm", "apt-")
-	if err != nil {
-		dir = t.TempDir()
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	return dir
 }
 
 // run boots the disk, waits until its script has ended, and gives what came of its commands, and

@@ -39,23 +39,12 @@ type disk struct {
 	plain, initramfs, dracut string
 }
 
-// memory is a folder in memory that goes with the test.
-func memory(t *testing.T) string {
-	t.Helper()
-	dir, err := os.MkdirTemp("/dev/shm", "boot-")
-	if err != nil {
-		dir = t.TempDir()
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	return dir
-}
-
 func newDisk(t *testing.T) *disk {
 	t.Helper()
 	cached := vm.Root(t)
 	kernel, modules := vm.Kernel(t)
 	version := filepath.Base(modules)
-	dir := memory(t)
+	dir := vm.Memory(t)
 	d := &disk{image: filepath.Join(dir, "disk"), kernel: kernel}
 	root := filepath.Join(t.TempDir(), "root")
 	machine.CopyRoot(t, "vm", root)
@@ -138,7 +127,7 @@ func newDisk(t *testing.T) *disk {
 // boot starts a copy of the disk and gives what the probe says, and all of the console.
 func (d *disk) boot(t *testing.T, initrd, append string) (up []string, console string) {
 	t.Helper()
-	image := filepath.Join(memory(t), "disk")
+	image := filepath.Join(vm.Memory(t), "disk")
 	run(t, "cp", "--sparse=always", d.image, image)
 	began := time.Now()
 	m := vm.Start(t, vm.Config{
