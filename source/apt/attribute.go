@@ -1,6 +1,7 @@
 package apt
 
 import (
+	"cmp"
 	"path"
 	"regexp"
 	"slices"
@@ -17,35 +18,31 @@ type Changes struct {
 	Touched map[string]float64 `json:"touched,omitempty"`
 }
 
-// Mark is the time, in seconds, from which on a package's script ran.
+// Mark is the time, in seconds, from which on a package's script ran. dpkg goes on before
+// it is taken: it may be late. Where Run is set, it is the time when dpkg was started, which is
+// never late, and Name is "configure" where it was to configure packages.
 type Mark struct {
 	At   float64 `json:"at"`
 	Name string  `json:"name"` // as dpkg writes it, with the architecture where it needs one
+	Run  bool    `json:"run,omitempty"`
 }
 
 // packageName is a name as dpkg knows it, with or without an architecture: what lies in the
 // sandbox a script may have written.
 var packageName = regexp.MustCompile(`^[a-z0-9][a-z0-9+.-]*(:[a-z0-9-]+)?$`)
 
-// readChanges reads lines "TIME NUMBER-NUMBER-NAME" and "TIME PATH".
+// readChanges reads lines "TIME NUMBER-NUMBER-NAME", where the second number is 0 for a run of
+// dpkg, and "TIME PATH".
 func readChanges(began, touched string) Changes {
 	var c Changes
 	for line := range strings.Lines(began) {
 		if at, name, ok := timed(line); ok {
 			if parts := strings.SplitN(name, "-", 3); len(parts) == 3 && packageName.MatchString(parts[2]) {
-				c.Began = append(c.Began, Mark{at, parts[2]})
+				c.Began = append(c.Began, Mark{At: at, Name: parts[2], Run: parts[1] == "0"})
 			}
 		}
 	}
-	slices.SortStableFunc(c.Began, func(a, b Mark) int {
-		switch {
-		case a.At < b.At:
-			return -1
-		case a.At > b.At:
-			return 1
-		}
-		return 0
-	})
+	slices.SortStableFunc(c.Began, func(a, b Mark) int { return cmp.Compare(a.At, b.At) })
 	for line := range strings.Lines(touched) {
 		at, name, ok := timed(line)
 		if !ok {
@@ -66,8 +63,8 @@ func timed(line string) (at float64, rest string, ok bool) {
 }
 
 // By gives the package whose script changed a path, none where it is not known: a preinst or
-// prerm did it. A package of postponed had none that ran; dpkg's word came a moment late
-// then, and it was the next one's.
+// prerm of one of several packages did it. A package of postponed had none that ran: dpkg's
+// word came a moment late then, and it was the next one's.
 func (c Changes) By(p string, packages []change.Package, postponed []string) []string {
 	at, ok := c.Touched[p]
 	for !ok && p != "/" && p != "." {
@@ -75,20 +72,26 @@ func (c Changes) By(p string, packages []change.Package, postponed []string) []s
 		p = path.Dir(p)
 		at, ok = c.Touched[p]
 	}
+	if !ok {
+		return nil
+	}
 	i := -1
 	for n, m := range c.Began {
 		if m.At <= at {
 			i = n
 		}
 	}
-	if ok && i < 0 && len(packages) == 1 {
-		// Before the first word of dpkg's: the script that ran was this one's.
-		return c.only(packages[0].Name, postponed)
-	}
-	if !ok || i < 0 {
+	if i < 0 || c.Began[i].Run && c.Began[i].Name != "configure" {
+		// No package was being configured: the script that ran was this one's.
+		if len(packages) == 1 {
+			return c.only(packages[0].Name, postponed)
+		}
 		return nil
 	}
-	for ; i < len(c.Began); i++ {
+	if c.Began[i].Run {
+		i++ // the first word of this run came late
+	}
+	for ; i < len(c.Began) && !c.Began[i].Run; i++ {
 		if name := c.Began[i].Name; !slices.Contains(postponed, name) {
 			return []string{name}
 		}
@@ -97,7 +100,7 @@ func (c Changes) By(p string, packages []change.Package, postponed []string) []s
 }
 
 func (c Changes) only(name string, postponed []string) []string {
-	if slices.Contains(postponed, name) || !slices.ContainsFunc(c.Began, func(m Mark) bool { return m.Name == name }) {
+	if slices.Contains(postponed, name) || !slices.ContainsFunc(c.Began, func(m Mark) bool { return m.Name == name && !m.Run }) {
 		return nil
 	}
 	return []string{name}

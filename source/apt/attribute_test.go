@@ -32,4 +32,23 @@ func TestChangedBy(t *testing.T) {
 	if got := c.By("/var/lib/a", packages[:1], nil); !slices.Equal(got, []string{"first"}) {
 		t.Errorf("of one package alone: by %q", got)
 	}
+	// dpkg's word of a package comes late, that of its own start never.
+	c = readChanges("5 6-0-unpack\n8 7-0-configure\n10.5 7-1-first\n20 7-2-sec-ond\n22 8-0-unpack\n30 9-0-configure\n31 9-1-third\n", "6 /var/lib/a\n9 /var/lib/b\n21 /var/lib/c\n23 /var/lib/d\n30.5 /var/lib/e\n")
+	for _, tc := range []struct {
+		path      string
+		postponed []string
+		want      []string
+	}{
+		{"/var/lib/a", nil, nil}, // unpacked
+		{"/var/lib/b", nil, []string{"first"}},
+		{"/var/lib/b", []string{"first"}, []string{"sec-ond"}},
+		{"/var/lib/b", []string{"first", "sec-ond"}, nil}, // another run's packages cannot have
+		{"/var/lib/c", nil, []string{"sec-ond"}},
+		{"/var/lib/d", nil, nil},
+		{"/var/lib/e", nil, []string{"third"}},
+	} {
+		if got := c.By(tc.path, packages, tc.postponed); !slices.Equal(got, tc.want) {
+			t.Errorf("with runs, %s, postponed %q: by %q; want %q", tc.path, tc.postponed, got, tc.want)
+		}
+	}
 }

@@ -332,7 +332,8 @@ install() {
 // then it is put back, and dpkg's database says what dpkg itself would have written had it
 // unpacked them and no more (dpkg(1), Config-Version).
 const postpone = `
-# Each package's configuration leaves a mark when it begins; a file's own time tells when.
+# Each package's configuration leaves a mark when it begins; a file's own time tells when. dpkg
+# does not wait for the logger, but for the mark of its own beginning it does.
 watch() {
 	mkdir -p $run/marks $run/postponed
 	cat >$run/logger <<-EOF
@@ -348,8 +349,10 @@ watch() {
 	EOF
 	cat >$run/dpkg <<-EOF
 	#!/bin/sh
+	phase=unpack
 	for arg; do
 		[ "\$arg" = --configure ] || continue
+		phase=configure
 		for p in $postponed; do
 			[ ! -e $run/postponed/\$p ] || continue
 			script=\$(dpkg-query --control-path "\$p" postinst 2>/dev/null)
@@ -358,6 +361,7 @@ watch() {
 			printf '#!/bin/sh\nexit 0\n' >"\$script"
 		done
 	done
+	: >"$run/marks/\$\$-0-\$phase"
 	exec /usr/bin/dpkg "\$@"
 	EOF
 	chmod 0755 $run/logger $run/dpkg
