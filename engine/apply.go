@@ -15,6 +15,7 @@ import (
 	"github.com/liveupd/liveupd/internal/catalog"
 	"github.com/liveupd/liveupd/internal/sys"
 	"github.com/liveupd/liveupd/nsmount"
+	"github.com/liveupd/liveupd/source/apt"
 	"github.com/liveupd/liveupd/transact"
 )
 
@@ -138,6 +139,14 @@ func (r *run) carryOut(ctx context.Context) (err error) {
 	defer r.s.holdShutdown(ctx, "an update is being applied")()
 	if err := r.s.openVolumes(r.p.delta); err != nil {
 		return r.failedBefore(err, nil)
+	}
+	if r.p.yield == nil && changesDpkg(r.p.delta) {
+		// A package manager that works now has more on its mind than what its database says.
+		locks, err := apt.Lock(r.s.volumeOf, true)
+		if err != nil {
+			return r.failedBefore(err, nil)
+		}
+		defer locks.Release()
 	}
 	if err := r.s.useLabels(); err != nil {
 		return r.failedBefore(err, nil)

@@ -1,11 +1,15 @@
 package engine
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/liveupd/liveupd/change"
+	"github.com/liveupd/liveupd/internal/journal"
 	"github.com/liveupd/liveupd/rootfs"
 	"github.com/liveupd/liveupd/source/apt"
 )
@@ -18,14 +22,12 @@ func (s *session) newestOfPackages(targets []change.Generation) (*change.Generat
 		if err != nil {
 			return nil, err
 		}
-		d, content, err := tx.Inverse()
+		changes, err := tx.Changes(apt.StatusPath)
+		tx.Close()
 		if err != nil {
-			tx.Close()
 			return nil, err
 		}
-		content.Close()
-		tx.Close()
-		if changesDpkg(d) {
+		if changes {
 			return &targets[i], nil
 		}
 	}
@@ -55,6 +57,46 @@ func (s *session) refuseLaterDpkg(g *change.Generation) error {
 	}
 	return change.WithHint(fmt.Errorf("cannot roll back %s: dpkg has run since%s; %w", g.ID, since, ErrNothingCommitted),
 		"use apt to go back to older packages, or liveupd exec to try it first")
+}
+
+// lockWait is how long a recovery that nobody waits for lets the package manager finish.
+const lockWait = 10 * time.Minute
+
+// lockHalfDone takes the package manager's locks where a killed run left its database half
+// exchanged: a package manager that was started since then writes to it. A transaction that
+// cannot be read is the recovery's to complain of.
+func (s *session) lockHalfDone(ctx context.Context, g change.Generation, ev Events) (*apt.Locks, error) {
+	if state := journal.State(g.State); state != journal.Committing && state != journal.RollingBack {
+		return nil, nil
+	}
+	tx, err := s.store.Load(g.ID)
+	if err != nil {
+		return nil, nil
+	}
+	changes, err := tx.Changes(apt.StatusPath)
+	tx.Close()
+	if err != nil || !changes {
+		return nil, nil
+	}
+	began := time.Now()
+	for told := false; ; told = true {
+		locks, err := apt.Lock(s.volumeOf, true)
+		if err == nil || !errors.Is(err, change.ErrLocked) {
+			// Without a place for locks there is no package manager to wait for.
+			return locks, nil
+		}
+		if !s.req.IfUnfinished || time.Since(began) > lockWait {
+			return nil, fmt.Errorf("transaction %s was cut off and cannot be recovered now: %w", g.ID, err)
+		}
+		if !told {
+			ev.progress("waiting", 0, 0, "", err.Error())
+		}
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-time.After(time.Second):
+		}
+	}
 }
 
 // changesDpkg tells whether a Delta brings another database of dpkg.

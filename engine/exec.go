@@ -13,7 +13,6 @@ import (
 	"github.com/liveupd/liveupd/change"
 	"github.com/liveupd/liveupd/internal/sys"
 	"github.com/liveupd/liveupd/sandbox"
-	"github.com/liveupd/liveupd/source/apt"
 	"github.com/liveupd/liveupd/transact"
 )
 
@@ -157,14 +156,6 @@ func (s *session) planExec(ctx context.Context, w *work, report *change.Report, 
 			p.close()
 		}
 	}()
-	if changesDpkg(d) && s.mode == readWrite {
-		// A package manager that works now has more on its mind than what its database says.
-		locks, err := apt.Lock(s.volumeOf, true)
-		if err != nil {
-			return nil, fmt.Errorf("%w; %w", err, ErrNothingCommitted)
-		}
-		p.held = append(p.held, locks.Release)
-	}
 	if p.base, _, err = s.currentBase(); err != nil {
 		return nil, err
 	}

@@ -343,6 +343,11 @@ func (s *session) recoverFirst(ctx context.Context, ev Events, report *change.Re
 		if d, err = s.findDebt(g.ID); err != nil {
 			return err
 		}
+		locks, err := s.lockHalfDone(ctx, g, ev)
+		if err != nil {
+			return err
+		}
+		defer locks.Release()
 	} else if late, owing, err := s.lateDebt(); err != nil {
 		return err
 	} else if owing {

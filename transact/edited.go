@@ -40,6 +40,23 @@ func (t *Tx) Edited() ([]string, error) {
 	return out, nil
 }
 
+// Changes tells whether the transaction exchanges a path or brings or removes it with a
+// folder above, by its journal; one without a journal changes nothing.
+func (t *Tx) Changes(p string) (bool, error) {
+	if t.journal == nil {
+		return false, nil
+	}
+	for op, err := range t.journal.Ops.Where(journal.Moves | journal.Below | journal.InPlace) {
+		if err != nil {
+			return false, fmt.Errorf("cannot tell whether transaction %s changes %s: %w", t.ID(), p, err)
+		}
+		if op.Path == p && op.Kind != journal.DirTimes {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
 func (m *mover) edited(op *journal.Op) ([]string, error) {
 	s, err := m.spot(op)
 	if notHere(err) {

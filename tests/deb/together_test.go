@@ -8,12 +8,15 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/liveupd/liveupd/change"
+	"github.com/liveupd/liveupd/internal/journal"
+	"github.com/liveupd/liveupd/internal/sys"
 	"github.com/liveupd/liveupd/tests/fixture"
 	"github.com/liveupd/liveupd/tests/machine"
 )
@@ -344,16 +347,41 @@ func TestAtOnce(t *testing.T) {
 		t.Errorf("webby is %q", got)
 	}
 
-	// Neither is the database put back from under somebody who holds the locks; without him it is.
-	m.Shell("python3 -c 'import fcntl, os, time; f = open(\"/var/lib/dpkg/lock-frontend\", \"w\"); fcntl.lockf(f, fcntl.LOCK_EX); open(\"/run/locked\", \"w\").write(str(os.getpid())); time.sleep(600)' >/dev/null 2>&1 &")
-	await(t, "somebody with apt's lock", func() bool { return m.Run("test", "-s", "/run/locked").Code == 0 })
-	if back := packaged(t, m, "rollback").Want(t, 5); !strings.Contains(back.Error, "lock-frontend") || installed(t, m) != "1.2" {
-		t.Errorf("a rollback beside apt says %q, and webby is %s", back.Error, installed(t, m))
+	// Neither is the database exchanged under somebody who holds the locks; without him it is.
+	somebody := func() (ends func()) {
+		m.Shell("rm -f /run/locked; python3 -c 'import fcntl, os, time; f = open(\"/var/lib/dpkg/lock-frontend\", \"w\"); fcntl.lockf(f, fcntl.LOCK_EX); open(\"/run/locked\", \"w\").write(str(os.getpid())); time.sleep(600)' >/dev/null 2>&1 &")
+		await(t, "somebody with apt's lock", func() bool { return m.Run("test", "-s", "/run/locked").Code == 0 })
+		return func() { m.Shell("kill $(cat /run/locked)") }
 	}
-	m.Shell("kill $(cat /run/locked); rm /run/locked")
+	locked := func(verb, want string, args ...string) {
+		t.Helper()
+		if out := packaged(t, m, append([]string{verb}, args...)...).Want(t, 5); !strings.Contains(out.Error, "lock-frontend") || installed(t, m) != want {
+			t.Errorf("%s beside apt says %q, and webby is %s; want %s", verb, out.Error, installed(t, m), want)
+		}
+	}
+	ends := somebody()
+	locked("exec", "1.2", "--", "sed", "-i", "/^Package: webby$/,/^$/s/^Version: .*/Version: 7/", "/var/lib/dpkg/status")
+	locked("rollback", "1.2")
+	ends()
 	packaged(t, m, "rollback").Want(t, 0)
 	if got := installed(t, m); got != "1.1" {
 		t.Errorf("after the rollback webby is %s", got)
+	}
+
+	// Nor is that which a killed rollback had begun gone on with; after a kill it waits by itself.
+	packaged(t, m, "apply").Want(t, 0)
+	began(t, m)
+	ends = somebody()
+	locked("recover", "1.2")
+	m.Shell("systemd-run -q --unit=after-a-kill liveupd --json recover --if-unfinished")
+	await(t, "the recovery's attempt", func() bool { return strings.Contains(m.Journal("after-a-kill.service"), "lock-frontend") })
+	if got := installed(t, m); got != "1.2" || m.Unit("after-a-kill.service").ActiveState != "active" {
+		t.Errorf("webby is %s beside apt; the recovery says %s", got, m.Journal("after-a-kill.service"))
+	}
+	ends()
+	await(t, "the end of the recovery", func() bool { return m.Unit("after-a-kill.service").ActiveState != "active" })
+	if got := installed(t, m); got != "1.1" {
+		t.Errorf("after the recovery webby is %s: %s", got, m.Journal("after-a-kill.service"))
 	}
 
 	// The control: alone, each takes what there is.
@@ -361,6 +389,28 @@ func TestAtOnce(t *testing.T) {
 	m.Shell("unattended-upgrade")
 	if got := installed(t, m); got != "1.3" {
 		t.Errorf("unattended-upgrades alone left webby at %s", got)
+	}
+}
+
+// began leaves the newest transaction as a rollback does that is killed before it moves a name.
+func began(t *testing.T, m *machine.Machine) {
+	t.Helper()
+	txs, err := filepath.Glob(filepath.Join(m.Image(), ".liveupd/tx/*"))
+	if err != nil || len(txs) == 0 {
+		t.Fatalf("no transaction: %v", err)
+	}
+	dir, err := sys.OpenRoot(slices.Max(txs))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer dir.Close()
+	st, err := journal.ReadStatus(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	st.Before, st.State = st.State, journal.RollingBack
+	if err := journal.WriteStatus(&sys.Kernel{}, dir, st); err != nil {
+		t.Fatal(err)
 	}
 }
 
