@@ -388,6 +388,9 @@ func (s *session) recoverFirst(ctx context.Context, ev Events, report *change.Re
 		}
 	}
 	if !rec.Pending {
+		if rec.Tree == "old" {
+			s.collect()
+		}
 		return nil
 	}
 	tx, err := s.store.Load(rec.ID)

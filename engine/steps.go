@@ -263,6 +263,8 @@ func (r *run) revert(ctx context.Context, cause error, done []change.StepResult)
 	r.report.Result = "rolled-back"
 	r.report.Error = cause.Error()
 	r.s.warnings = append(r.s.warnings, r.tx.Warnings()...)
+	// Night after night may fail: what was staged does not wait for one that succeeds.
+	r.s.collect()
 	return fmt.Errorf("%w; everything was %w", cause, ErrRolledBack)
 }
 

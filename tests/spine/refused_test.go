@@ -94,6 +94,9 @@ func TestRefused(t *testing.T) {
 			if list := m.Run("liveupd", "history").Stdout; !strings.Contains(list, "rolled-back") {
 				t.Errorf("the history does not tell of it: %s", list)
 			}
+			if left := m.Run("test", "-e", "/.liveupd/tx/"+out.Report.ID); left.Code == 0 {
+				t.Errorf("what was staged stays: %s", m.Shell("du -a /.liveupd/tx"))
+			}
 		})
 	}
 }
