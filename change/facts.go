@@ -28,6 +28,7 @@ type Unit struct {
 	Fragment string   // path; "" where only drop-ins exist
 	DropIns  []string
 	Masked   bool
+	Refused  string    // why the manager would not load it, as far as its files tell
 	Settings []Setting // after resets by empty assignment
 	Uses     []Use     // services only; what its processes run and read
 }

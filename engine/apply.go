@@ -311,10 +311,28 @@ func (r *run) validate(ctx context.Context) error {
 		r.step("check", strings.Join(c.Argv, " "), "", began, err)
 		if err != nil {
 			return fmt.Errorf("cannot accept the new %s: %s refuses it: %w%s",
-				c.Path, strings.Join(c.Argv, " "), err, quoteOutput(out))
+				c.Path, strings.Join(c.Argv, " "), err, quoteOutput(about(c, out)))
 		}
 	}
 	return nil
+}
+
+// about is what a validator says of what it was asked about: systemd-analyze tells of every
+// unit that it meets.
+func about(c change.Check, out []byte) []byte {
+	if c.Argv[0] != "systemd-analyze" {
+		return out
+	}
+	var lines []byte
+	for line := range bytes.Lines(out) {
+		if bytes.Contains(line, []byte(c.Unit)) || bytes.Contains(line, []byte(c.Path)) {
+			lines = append(lines, line...)
+		}
+	}
+	if len(lines) == 0 {
+		return out
+	}
+	return lines
 }
 
 // checkTimeout is how long one validator may take.

@@ -305,7 +305,7 @@ func (s *session) oldInodes() (map[change.InodeKey]string, error) {
 
 // kept adds the objects that tx keeps for a rollback.
 func (s *session) kept(tx *transact.Tx, out map[change.InodeKey]string) error {
-	d, content, err := tx.Inverse()
+	d, content, err := tx.OldObjects()
 	if err != nil {
 		return err
 	}

@@ -44,6 +44,7 @@ func (p *planning) propagate() {
 		}
 	}
 	g.reloaded()
+	g.unneededNow()
 	g.pull()
 	for _, v := range p.direct(change.ActionReload) {
 		if v.needs() != change.ActionReload || v.start {

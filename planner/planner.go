@@ -196,6 +196,10 @@ func (p *planning) raise(u *unit, rung change.Action, r change.Reason) {
 	if p.stale != nil && !p.stale(u, rung, r) {
 		return
 	}
+	if by := p.acceptedBy(u); by != "" && rung >= change.ActionReload {
+		p.spare(u.name, r, "it serves one connection of "+by+", which an interruption would cut: the next one has what is new")
+		return
+	}
 	asked := rung
 	rung, r, left := p.governed(u, rung, r)
 	if v := p.verdicts[u.name]; v != nil {
@@ -204,7 +208,7 @@ func (p *planning) raise(u *unit, rung change.Action, r change.Reason) {
 	if !left {
 		return
 	}
-	if v := p.verdicts[u.name]; rung >= change.ActionRestart && (v == nil || !v.ruled) && u.done() && !u.optsIn() {
+	if v := p.verdicts[u.name]; rung >= change.ActionRestart && (v == nil || !v.ruled) && u.done() && !u.optsIn() && !u.begins() {
 		p.spare(u.name, r, "a oneshot has done its work, and is not run again unless it asks for that")
 		return
 	}
@@ -265,6 +269,7 @@ func (p *planning) finish() *change.Plan {
 		out.Effects = append(out.Effects, u.effects...)
 	})
 	p.count(out)
+	p.verifyUnits()
 	p.collectChecks()
 	out.Checks = p.checks
 	out.Steps = p.steps()

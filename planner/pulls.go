@@ -208,13 +208,18 @@ func (g *graph) reloaded() {
 // stopAlong notes that a unit is stopped in the course of another one's job, and
 // what its stop takes along.
 func (g *graph) stopAlong(name, from, detail string) {
+	g.stopFor(name, change.Reason{Kind: "propagated", Unit: from, Detail: detail})
+}
+
+// stopFor is stopAlong for any reason.
+func (g *graph) stopFor(name string, r change.Reason) {
 	p := g.p
 	v := p.verdict(name)
 	if v.stop && !v.deferred || v.starts() && !v.propagated {
 		return
 	}
 	v.stop, v.propagated, v.deferred = true, true, false
-	v.reasons = append(v.reasons, change.Reason{Kind: "propagated", Unit: from, Detail: detail})
+	v.reasons = append(v.reasons, r)
 	for _, r := range g.closure(&verdict{unit: name, stop: true}) {
 		p.carry(&verdict{unit: name, stop: true}, r)
 	}
@@ -224,7 +229,6 @@ func (g *graph) stopAlong(name, from, detail string) {
 // unit that needs them.
 func (g *graph) unneeded() {
 	p := g.p
-	keys := append(slices.Concat(pullsHard, pullsSoft), "Requisite", "RequisiteOverridable")
 	for again := true; again; {
 		again = false
 		p.each(func(u *unit) {
@@ -234,8 +238,7 @@ func (g *graph) unneeded() {
 			gone := ""
 			needed := false
 			p.each(func(d *unit) {
-				names := dependencies(d.old, d.name, keys...)
-				if d.name == u.name || !slices.ContainsFunc(names, func(n string) bool { return p.named(n) == u }) {
+				if d.name == u.name || !p.keeps(d, u, d.old) {
 					return
 				}
 				if p.runs(d.name) {

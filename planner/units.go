@@ -49,6 +49,27 @@ func (u *unit) done() bool {
 	return u.state.SubState == "exited" || u.ask(change.FieldType).Type == "oneshot"
 }
 
+// acceptedBy is the running socket with Accept=yes that the manager started an instance
+// for, with one connection of it; "" for all other units (systemd.socket(5)).
+func (p *planning) acceptedBy(u *unit) string {
+	if u.kind() != "service" || instance(u.name) == "" {
+		return ""
+	}
+	at := strings.IndexByte(u.name, '@')
+	s := p.named(u.name[:at] + ".socket")
+	if s == nil || s.old == nil || !yes(last(s.old, "Socket", "Accept")) {
+		return ""
+	}
+	return s.name
+}
+
+// begins tells whether it did its work once by what it was, and is a daemon by what
+// it will be: that one does not run yet.
+func (u *unit) begins() bool {
+	return u.old != nil && u.new != nil && !u.new.Masked && u.kind() == "service" && !u.runtime() &&
+		isOneshot(u.old) && !isOneshot(u.new) && len(u.new.Settings) > 0
+}
+
 // kind is the unit's type: the suffix of its name.
 func (u *unit) kind() string { return kindOf(u.name) }
 
@@ -62,18 +83,27 @@ func (u *unit) definition() *change.Unit {
 	return u.old
 }
 
-// canReload tells whether a reload does anything: by the running manager's
-// word, or by the definition.
+// canReload tells whether a reload does anything: by the definition that the manager
+// has then, and where no tree holds that, by its own word. A reload that the update
+// takes away would be a restart.
 func (u *unit) canReload() bool {
 	if u.kind() == "mount" {
 		return true
 	}
-	for _, d := range []*change.Unit{u.new, u.old} {
-		if d != nil && (last(d, "Service", "ExecReload") != "" || last(d, "Service", "Type") == "notify-reload") {
+	if d := u.new; d != nil && !d.Masked && !u.runtime() {
+		if reloads(d) {
 			return true
 		}
+		if reloads(u.old) {
+			return false
+		}
 	}
-	return u.state != nil && u.ask(change.FieldCanReload).CanReload
+	return reloads(u.old) || u.state != nil && u.ask(change.FieldCanReload).CanReload
+}
+
+// reloads tells whether a definition has a reload.
+func reloads(d *change.Unit) bool {
+	return d != nil && (last(d, "Service", "ExecReload") != "" || last(d, "Service", "Type") == "notify-reload")
 }
 
 // runtime tells whether the unit's definition lies in /run: generated or

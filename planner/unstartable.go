@@ -36,6 +36,9 @@ func (p *planning) canStartNow(u *change.Unit) (change.Reason, bool) {
 	if u == nil || u.Masked || kindOf(u.Name) != "service" || last(u, "Service", "Type") == "oneshot" {
 		return change.Reason{}, false
 	}
+	if old := p.in.Old.Units[u.Name]; old != nil && old.Name == u.Name && isOneshot(old) && !isOneshot(u) && !yes(last(old, "Service", "RemainAfterExit")) {
+		return change.Reason{Kind: "unit-file", Path: u.Fragment, Detail: "it was a oneshot and is a daemon now, and a boot would start it"}, true
+	}
 	return p.settles(u, change.Add, change.Remove, "it is there now, and a boot would start it", "holds now")
 }
 

@@ -15,8 +15,9 @@ const maxLine = 1 << 20
 
 // parseUnit reads a unit file or drop-in as systemd's config_parse() does. The
 // assignments come raw, resets (empty values) among them, in file order.
-// Lines that the manager ignores become warnings.
-func parseUnit(b []byte, file string) (settings []change.Setting, warnings []string) {
+// Lines that the manager ignores become warnings; refused is what ends its reading of
+// the file, after which it does not load a unit of that fragment.
+func parseUnit(b []byte, file string) (settings []change.Setting, warnings []string, refused string) {
 	b = bytes.TrimPrefix(b, []byte("\xef\xbb\xbf"))
 	section, pending, joined := "", "", false
 	warn := func(n int, format string, args ...any) {
@@ -28,7 +29,8 @@ func parseUnit(b []byte, file string) (settings []change.Setting, warnings []str
 		case l == "":
 		case l[0] == '[':
 			if l[len(l)-1] != ']' {
-				warn(n, "a section that is not closed is ignored")
+				refused = "a section is not closed"
+				warn(n, "a section that is not closed ends the file")
 				return
 			}
 			section = l[1 : len(l)-1]
@@ -61,7 +63,7 @@ func parseUnit(b []byte, file string) (settings []change.Setting, warnings []str
 		b = b[skip:]
 		if len(raw)+len(pending) > maxLine {
 			warn(n, "a line above %d bytes ends the file", maxLine)
-			return settings, warnings
+			return settings, warnings, "a line is too long"
 		}
 		// A comment inside a continued line is dropped, and the line goes on.
 		if first := strings.TrimLeftFunc(string(raw), isBlank); first != "" && (first[0] == '#' || first[0] == ';') {
@@ -73,12 +75,14 @@ func parseUnit(b []byte, file string) (settings []change.Setting, warnings []str
 			continue
 		}
 		pending, joined = "", false
-		line(n, l)
+		if line(n, l); refused != "" {
+			return settings, warnings, refused
+		}
 	}
 	if joined {
 		line(n, pending)
 	}
-	return settings, warnings
+	return settings, warnings, refused
 }
 
 // oddBackslashes tells whether the last backslash escapes the line's end

@@ -1,6 +1,7 @@
 package rootfs
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -79,7 +80,10 @@ type unitID struct {
 	masked bool
 }
 
-type parsed struct{ settings []change.Setting }
+type parsed struct {
+	settings []change.Setting
+	refused  string
+}
 
 // unitSet is the load path of a tree.
 type unitSet struct {
@@ -280,6 +284,10 @@ func (s *unitSet) load(name string) *change.Unit {
 		id, ok = s.ids[s.resolve(template)]
 		u.Aliases = s.instanceAliases(template, name)
 	}
+	if ok && id.alias != "" {
+		s.warn.add("unit %s is another name of itself: its symlinks lead in a circle", name)
+		ok = false
+	}
 	if ok {
 		u.Fragment, u.Masked = id.path, id.masked
 	}
@@ -304,6 +312,9 @@ func (s *unitSet) load(name string) *change.Unit {
 		all = s.user.settings(all)
 	}
 	u.Settings = append(effective(all), linked...)
+	if ok {
+		u.Refused = cmp.Or(s.read(u.Fragment).refused, refused(u))
+	}
 	return u
 }
 
@@ -322,7 +333,9 @@ func (s *unitSet) instanceAliases(template, name string) []string {
 
 // parse reads a fragment or drop-in once. The file that the settings name is
 // where the content stands, so that a changed path is found by it.
-func (s *unitSet) parse(p string) []change.Setting {
+func (s *unitSet) parse(p string) []change.Setting { return s.read(p).settings }
+
+func (s *unitSet) read(p string) parsed {
 	return s.files.get(p, func() parsed {
 		b, err := s.t.ReadFile(p)
 		if err != nil {
@@ -334,12 +347,12 @@ func (s *unitSet) parse(p string) []change.Setting {
 		if real, err := s.t.Resolve(p); err == nil {
 			file = real
 		}
-		settings, warnings := parseUnit(b, file)
+		settings, warnings, refused := parseUnit(b, file)
 		for _, w := range warnings {
 			s.warn.add("%s", w)
 		}
-		return parsed{settings}
-	}).settings
+		return parsed{settings, refused}
+	})
 }
 
 // extraDirs lists the folders NAME+suffix of a unit in the order in which the

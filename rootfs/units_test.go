@@ -28,10 +28,10 @@ func TestParseUnit(t *testing.T) {
 		{"unknown kept", "[X-Mine]\nFoo=1\n[Unit]\nX-Liveupd-Watch=/etc/x\n", []string{"X-Mine.Foo=1", "Unit.X-Liveupd-Watch=/etc/x"}, 0},
 		{"outside of a section", "A=1\n[Unit]\nB=1\n", []string{"Unit.B=1"}, 1},
 		{"no assignment", "[Unit]\nnonsense\n=x\nB=1\n", []string{"Unit.B=1"}, 2},
-		{"section not closed", "[Unit]\n[Serv\nB=1\n", []string{"Unit.B=1"}, 1},
+		{"section not closed", "[Unit]\nA=1\n[Serv\nB=1\n", []string{"Unit.A=1"}, 1},
 	}
 	for _, c := range cases {
-		settings, warnings := parseUnit([]byte(c.in), "f")
+		settings, warnings, _ := parseUnit([]byte(c.in), "f")
 		var got []string
 		for _, s := range settings {
 			got = append(got, s.Section+"."+s.Key+"="+s.Value)
@@ -62,7 +62,7 @@ func TestEffective(t *testing.T) {
 		{"an unknown key accumulates", "[Service]\nFutureKey=1\nFutureKey=2\n", []string{"Service.FutureKey=1", "Service.FutureKey=2"}},
 	}
 	for _, c := range cases {
-		settings, _ := parseUnit([]byte(c.in), "f")
+		settings, _, _ := parseUnit([]byte(c.in), "f")
 		var got []string
 		for _, s := range effective(settings) {
 			got = append(got, s.Section+"."+s.Key+"="+s.Value)
@@ -309,7 +309,7 @@ func FuzzParseUnit(f *testing.F) {
 	f.Add("[Unit]\nA=b\\\n# c\n d\n[")
 	f.Add("\xef\xbb\xbf[Service]\nExecStart=-/bin/sh -c 'a \\\n b'\nExecStart=\n")
 	f.Fuzz(func(t *testing.T, s string) {
-		settings, _ := parseUnit([]byte(s), "f")
+		settings, _, _ := parseUnit([]byte(s), "f")
 		for _, set := range settings {
 			if set.Key == "" {
 				t.Errorf("an assignment without a key: %+v", set)

@@ -185,8 +185,15 @@ func TestRollbackWithoutTheFolder(t *testing.T) {
 			must(t, os.RemoveAll(filepath.Join(r.live, "dir")))
 			tx, err = s.Load(tx.ID())
 			must(t, err)
+			// Who only looks for the old objects is not stopped by it.
+			_, content, err := tx.OldObjects()
+			must(t, err)
+			content.Close()
 			before := snapshot(t, r.live)
 			if replaced {
+				if _, _, err := tx.Inverse(); err == nil {
+					t.Error("Inverse() of what has no folder to go back to: no error")
+				}
 				err := tx.CheckKept(context.Background(), nil)
 				hint, ok := errors.AsType[*change.HintError](err)
 				if !ok || !strings.Contains(err.Error(), "/dir/sub/file") || !strings.Contains(hint.Hint, "/dir/sub") {
@@ -200,7 +207,7 @@ func TestRollbackWithoutTheFolder(t *testing.T) {
 			}
 			_, err = tx.Edited()
 			must(t, err)
-			_, content, err := tx.Inverse()
+			_, content, err = tx.Inverse()
 			must(t, err)
 			content.Close()
 			must(t, tx.Revert(context.Background()))

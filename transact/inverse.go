@@ -18,6 +18,16 @@ import (
 // closes it) at Entry.From, those of other file systems from the live root
 // (Entry.FromLive). Paths that others changed since are described as they are now.
 func (t *Tx) Inverse() (d *change.Delta, content *sys.FD, err error) {
+	return t.inverse(false)
+}
+
+// OldObjects is Inverse for who wants to know the old objects and not to take anything back:
+// what has no folder any more to go back to is left out of it.
+func (t *Tx) OldObjects() (d *change.Delta, content *sys.FD, err error) {
+	return t.inverse(true)
+}
+
+func (t *Tx) inverse(lenient bool) (d *change.Delta, content *sys.FD, err error) {
 	if t.journal == nil {
 		return nil, nil, fmt.Errorf("cannot plan the rollback of transaction %s: it has no journal", t.ID())
 	}
@@ -34,7 +44,9 @@ func (t *Tx) Inverse() (d *change.Delta, content *sys.FD, err error) {
 			continue
 		}
 		iv.m.dirs.trim()
-		if err := iv.op(op); err != nil {
+		if err := iv.op(op); lenient && notHere(err) {
+			continue
+		} else if err != nil {
 			return nil, nil, fmt.Errorf("cannot plan the rollback of %s: %w", op.Path, err)
 		}
 	}

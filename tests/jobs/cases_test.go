@@ -263,4 +263,54 @@ var cases = []struct {
 		new:   map[string]string{"@@-a.service": sleeper + "RootMStack=/nonexistent\n"},
 		start: []string{"@@-a.service"},
 	},
+	{
+		name: "StopWhenUnneeded= that is new, and the last one that needs it no more, act at the reload",
+		old: map[string]string{
+			"@@-a.service": sleeper,
+			"@@-b.service": sleeper, "@@-c.service": "[Unit]\nWants=@@-b.service\n" + sleeper,
+			"@@-d.service": "[Unit]\nWants=@@-e.service\n" + sleeper,
+			"@@-e.service": "[Unit]\nStopWhenUnneeded=yes\n" + sleeper,
+			"@@-f.service": "[Unit]\nRequires=@@-e.service\n" + sleeper,
+			"@@-g.service": "[Unit]\nUpholds=@@-h.service\n" + sleeper,
+			"@@-h.service": "[Unit]\nStopWhenUnneeded=yes\n" + sleeper,
+		},
+		new: map[string]string{
+			"@@-a.service": "[Unit]\nStopWhenUnneeded=yes\n" + sleeper,
+			"@@-b.service": "[Unit]\nStopWhenUnneeded=yes\n" + sleeper,
+			"@@-d.service": sleeper, "@@-g.service": sleeper,
+		},
+		start: []string{"@@-a.service", "@@-c.service", "@@-d.service", "@@-f.service", "@@-g.service"},
+		want:  []string{"~stop a.service", "~stop h.service"},
+	},
+	{
+		name: "a oneshot becomes a daemon",
+		old: map[string]string{
+			"@@-a.service": "[Service]\nType=oneshot\nRemainAfterExit=yes\nExecStart=/bin/true\n",
+			"@@-b.service": "[Service]\nType=oneshot\nExecStart=/bin/true\n",
+			"@@-t.target":  "[Unit]\nWants=@@-b.service\n",
+		},
+		new:   map[string]string{"@@-a.service": sleeper, "@@-b.service": sleeper},
+		start: []string{"@@-a.service", "@@-t.target"},
+		want:  []string{"restart a.service"}, // no boot reaches b
+	},
+	{
+		name:  "a reload that goes with the definition",
+		old:   map[string]string{"@@-a.service": "[Unit]\nX-Reload-Triggers=1\n" + reloads, "@@-b.service": "[Unit]\nX-Reload-Triggers=1\n" + sleeper},
+		new:   map[string]string{"@@-a.service": "[Unit]\nX-Reload-Triggers=2\n" + sleeper, "@@-b.service": "[Unit]\nX-Reload-Triggers=2\n" + reloads},
+		start: []string{"@@-a.service", "@@-b.service"},
+		want:  []string{"restart a.service", "reload b.service"},
+	},
+	{
+		name: "what serves one connection stays, whatever becomes of its template",
+		old: map[string]string{
+			"@@-a.socket":   "[Socket]\nListenStream=127.0.0.1:7061\nAccept=yes\n",
+			"@@-a@.service": "[Service]\nExecStart=/bin/sleep 9999\nStandardInput=socket\n",
+		},
+		new: map[string]string{"@@-a@.service": "[Service]\nExecStart=/bin/sleep 8888\nStandardInput=socket\n"},
+		start: []string{
+			"@@-a.socket",
+			"&& bash -c 'exec 3<>/dev/tcp/127.0.0.1/7061; exec sleep 600' >/dev/null 2>&1 & " +
+				"for i in $(seq 100); do systemctl is-active -q '@@-a@*.service' && exit; sleep 0.1; done; exit 1",
+		},
+	},
 }

@@ -189,7 +189,7 @@ type group struct {
 }
 
 func all(version int) group {
-	g := group{old: map[string]string{}, new: map[string]string{}}
+	g := group{start: []string{refusedName}, old: map[string]string{refusedName: sleeper}, new: map[string]string{refusedName: sleeper}}
 	for i, c := range cases {
 		if version < c.from {
 			continue
@@ -257,6 +257,7 @@ func TestJobs(t *testing.T) {
 			before, rec = m.Units(), recording(t, m)
 			back := fixture.In(t, m, "rollback", "--yes").Want(t, 0)
 			compare(t, back.Plan, rec.stop(t), before, m.Units())
+			refusedUnits(t, m, root)
 		})
 	}
 }
