@@ -152,7 +152,7 @@ func (s *session) postpone(ctx context.Context, w *work, o apt.Options, ev Event
 		if w, err = s.openWork(); err != nil {
 			return nil, nil, err
 		}
-		o.NoRefresh = true
+		o.Again = true
 	}
 }
 

@@ -18,6 +18,7 @@ type Options struct {
 	Debs         []string `json:"debs,omitempty"`       // files, by their paths on the host
 	LiveAfter    bool     `json:"live_after,omitempty"` // what changes data in use is configured on the live system, after the commit
 	Postponed    []string `json:"-"`                    // packages that are: only unpacked here
+	Again        bool     `json:"-"`                    // a further try: with the package lists of the one before
 	NewConf      bool     `json:"new_conf,omitempty"`   // of a conffile that the machine changed, take the package's version
 }
 
@@ -138,7 +139,7 @@ func (o *Options) Script() string {
 	b.WriteString("#!/bin/sh\nset -eu\ncd /\numask 022\n")
 	fmt.Fprintf(&b, "run=%s\n", RunDir)
 	fmt.Fprintf(&b, "postponed=%s\n", quote(strings.Join(o.Postponed, " ")))
-	fmt.Fprintf(&b, "hold=%s\nonly_security=%t\nunattended=%t\nrefresh=%t\n", quote(strings.Join(o.Hold, " ")), o.OnlySecurity, o.Unattended, !o.NoRefresh)
+	fmt.Fprintf(&b, "hold=%s\nonly_security=%t\nunattended=%t\nrefresh=%t\nagain=%t\n", quote(strings.Join(o.Hold, " ")), o.OnlySecurity, o.Unattended, !o.NoRefresh && !o.Again, o.Again)
 	conf := "old"
 	if o.NewConf {
 		conf = "new"
@@ -185,7 +186,7 @@ if id _apt >/dev/null 2>&1; then chown _apt $run/lists/partial $run/archives/par
 
 # The lists are those of the machine until newer ones are had.
 seed() {
-	[ -d /var/lib/apt/lists ] || return 0
+	[ -d /var/lib/apt/lists ] && [ $again = false ] || return 0
 	if [ ! -e $run/lists/.seeded ] || [ $refresh = false ] || [ -n "$(find /var/lib/apt/lists -maxdepth 1 -newer $run/lists/.seeded | head -n 1)" ]; then
 		find $run/lists -maxdepth 1 -type f -delete
 		find /var/lib/apt/lists -maxdepth 1 -type f ! -name lock -exec cp -a -t $run/lists {} +
