@@ -62,8 +62,8 @@ func Judge(d *change.Delta, owned func(path string) bool) Judged {
 			j.Dropped = append(j.Dropped, e.Path)
 			continue
 		}
-		if e.Op == change.Metadata && e.Old.IsDir() {
-			continue
+		if e.Op == change.Metadata {
+			continue // owner, mode, times: no content of a copy takes the place of what is written meanwhile
 		}
 		folder := dataFolder(e.Path)
 		j.Live[folder] = append(j.Live[folder], e.Path)

@@ -355,7 +355,11 @@ watch() {
 		[ "\$arg" = --configure ] || continue
 		phase=configure
 		for p in $postponed; do
-			[ ! -e $run/postponed/\$p ] || continue
+			# One that is unpacked later has its older script yet.
+			case \$(dpkg-query -W -f '\${db:Status-Status}' "\$p" 2>/dev/null) in
+			unpacked | half-configured) ;;
+			*) continue ;;
+			esac
 			script=\$(dpkg-query --control-path "\$p" postinst 2>/dev/null)
 			[ -n "\$script" ] || continue
 			cp -a "\$script" $run/postponed/\$p

@@ -15,16 +15,25 @@ import (
 
 // mydb is a database's server: its configuration migrates data that the server has open, and
 // must not meet it running.
+//
+// What it needs first has dpkg configure in more than one run. Its scripts change what is no data, too: an
+// owner, and a flag that is made anew.
 func mydb(version string) pack {
-	return pack{name: "mydb", version: version, files: map[string]string{
+	return pack{name: "mydb", version: version, fields: "Pre-Depends: early (= " + version + ")\n", files: map[string]string{
 		"usr/share/mydb/version":              version + "\n",
 		"usr/bin/mydb":                        "#!/bin/sh\n# " + version + "\nexec 3>>/var/lib/mydb/data\nwhile sleep 0.2; do touch /var/lib/mydb/data; done\n",
 		"usr/lib/systemd/system/mydb.service": "[Service]\nExecStart=/usr/bin/mydb\n[Install]\nWantedBy=multi-user.target\n",
-	}, scripts: map[string]string{"postinst": `#!/bin/sh
+	}, scripts: map[string]string{"preinst": `#!/bin/sh
+set -e
+[ "$1" != upgrade ] || chown daemon /var/lib/mydb/a-info
+`, "postinst": `#!/bin/sh
 set -e
 [ "$1" = configure ] || exit 0
 mkdir -p /var/lib/mydb
 [ -e /var/lib/mydb/data ] || echo live >/var/lib/mydb/data
+[ -e /var/lib/mydb/a-info ] || echo info >/var/lib/mydb/a-info
+rm -f /var/lib/mydb/a-flag
+touch /var/lib/mydb/a-flag
 systemctl enable mydb.service
 [ -n "$2" ] || exit 0
 if pgrep -x -f '/bin/sh /usr/bin/mydb' >/dev/null; then echo "mydb runs" >&2; exit 4; fi
@@ -43,11 +52,17 @@ func TestLiveData(t *testing.T) {
 	client := func(version string) pack {
 		return pack{name: "client", version: version, fields: "Depends: mydb (= " + version + ")\n", files: map[string]string{"usr/share/client/version": version + "\n"}}
 	}
+	early := func(version string) pack {
+		return pack{name: "early", version: version, files: map[string]string{"usr/share/early/version": version + "\n"}}
+	}
 	m := machine.Boot(t, machine.Options{Root: "bookworm", Programs: machine.Programs(t), Customize: func(root string) error {
+		if err := installed(root, early("1")); err != nil {
+			return err
+		}
 		if err := installed(root, mydb("1"), client("1")); err != nil {
 			return err
 		}
-		return archive(root, []pack{mydb("2"), client("2")})
+		return archive(root, []pack{mydb("2"), client("2"), early("2")})
 	}})
 	// As from a server, the lists are files of their own; the machine itself has never fetched them.
 	m.Shell("systemctl reset-failed; sed -i 's/file:/copy:/' /etc/apt/sources.list")
