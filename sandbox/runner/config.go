@@ -5,11 +5,13 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 
 	"github.com/opencontainers/cgroups"
 	"github.com/opencontainers/cgroups/devices/config"
+	known "github.com/opencontainers/runc/libcontainer/capabilities"
 	"github.com/opencontainers/runc/libcontainer/configs"
 
 	"github.com/liveupd/liveupd/sandbox"
@@ -33,6 +35,9 @@ var (
 const quiet = syscall.MS_NOSUID | syscall.MS_NODEV | syscall.MS_NOEXEC
 
 func containerConfig(v View, s sandbox.Spec, cmd sandbox.Command, name string) (*configs.Config, []string) {
+	// Machines that are containers have fewer.
+	held, notes := own(), []string(nil)
+	rights := slices.DeleteFunc(slices.Clone(capabilities), func(name string) bool { return !slices.Contains(held, name) })
 	c := &configs.Config{
 		Rootfs: v.Root,
 		// In a container some calls on keyrings are forbidden; no script needs one.
@@ -42,7 +47,7 @@ func containerConfig(v View, s sandbox.Spec, cmd sandbox.Command, name string) (
 		Namespaces: configs.Namespaces{
 			{Type: configs.NEWNS}, {Type: configs.NEWPID}, {Type: configs.NEWIPC}, {Type: configs.NEWUTS},
 		},
-		Capabilities: &configs.Capabilities{Bounding: capabilities, Effective: capabilities, Permitted: capabilities},
+		Capabilities: &configs.Capabilities{Bounding: rights, Effective: rights, Permitted: rights},
 		Mounts: []*configs.Mount{
 			{Source: "proc", Device: "proc", Destination: "/proc", Flags: quiet},
 			// Read-only once its nodes are made: it is the only file system here that has devices, and
@@ -68,11 +73,36 @@ func containerConfig(v View, s sandbox.Spec, cmd sandbox.Command, name string) (
 		c.Mounts = append(c.Mounts, &configs.Mount{Source: "/sys", Device: "bind", Destination: "/sys", Flags: syscall.MS_BIND | syscall.MS_RDONLY | quiet})
 	} else {
 		c.Namespaces = append(c.Namespaces, configs.Namespace{Type: configs.NEWNET})
-		c.Networks = []*configs.Network{{Type: "loopback"}}
+		if slices.Contains(held, "CAP_NET_ADMIN") {
+			c.Networks = []*configs.Network{{Type: "loopback"}}
+		} else {
+			notes = append(notes, "the command runs without a loopback interface: this machine has no CAP_NET_ADMIN")
+		}
 		c.Mounts = append(c.Mounts, &configs.Mount{Source: "sysfs", Device: "sysfs", Destination: "/sys", Flags: quiet | syscall.MS_RDONLY})
 	}
-	notes := limit(c.Cgroups, s, name)
+	notes = append(notes, limit(c.Cgroups, s, name)...)
 	return c, append(notes, weaken(c, s)...)
+}
+
+// own lists the capabilities that this process has: more cannot be given.
+func own() []string {
+	data, err := os.ReadFile("/proc/self/status")
+	if err != nil {
+		return nil
+	}
+	_, rest, _ := strings.Cut(string(data), "CapPrm:")
+	mask, _, _ := strings.Cut(rest, "\n")
+	set, err := strconv.ParseUint(strings.TrimSpace(mask), 16, 64)
+	if err != nil {
+		return nil
+	}
+	var out []string
+	for i, name := range known.KnownCapabilities() {
+		if set&(1<<i) != 0 {
+			out = append(out, name)
+		}
+	}
+	return out
 }
 
 func existing(paths []string) []string {

@@ -2,14 +2,11 @@ package runner
 
 import (
 	"encoding/json"
-	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"syscall"
 
-	known "github.com/opencontainers/runc/libcontainer/capabilities"
 	"github.com/opencontainers/runc/libcontainer/configs"
 
 	"github.com/liveupd/liveupd/sandbox"
@@ -54,27 +51,6 @@ func weaken(c *configs.Config, s sandbox.Spec) (notes []string) {
 		c.Rootfs = strings.TrimSuffix(view.Path, "/")
 	}
 	return notes
-}
-
-// own lists the capabilities that this process has: more cannot be given.
-func own() []string {
-	data, err := os.ReadFile("/proc/self/status")
-	if err != nil {
-		return nil
-	}
-	_, rest, _ := strings.Cut(string(data), "CapPrm:")
-	mask, _, _ := strings.Cut(rest, "\n")
-	set, err := strconv.ParseUint(strings.TrimSpace(mask), 16, 64)
-	if err != nil {
-		return nil
-	}
-	var out []string
-	for i, name := range known.KnownCapabilities() {
-		if set&(1<<i) != 0 {
-			out = append(out, name)
-		}
-	}
-	return out
 }
 
 func writable(c *configs.Config, at string) {

@@ -147,6 +147,24 @@ func TestExecIsConfined(t *testing.T) {
 	}
 }
 
+// A machine that is itself a container has fewer rights: what can be done with them is, and what
+// cannot is told.
+func TestExecWithFewerRights(t *testing.T) {
+	t.Parallel()
+	root := folder(t, "small", nil)
+	for _, lacks := range []string{"-net_admin", "-net_admin,-mknod,-audit_write,-setfcap,-sys_time"} {
+		cmd := exec.CommandContext(t.Context(), "setpriv", "--bounding-set", lacks, machine.Program(t, "liveupd"),
+			"exec", "--json", "--root", root, "--plan", "/bin/sh", "-c", "echo new >/etc/new; cat /sys/class/net/lo/flags >&2")
+		var stdout, stderr strings.Builder
+		cmd.Stdout, cmd.Stderr = &stdout, &stderr
+		_ = cmd.Run() // its exit code is looked at
+		out := fixture.Parse(t, machine.Result{Stdout: stdout.String(), Stderr: stderr.String(), Code: cmd.ProcessState.ExitCode()}).Want(t, 0)
+		if !slices.ContainsFunc(out.Plan.Warnings, func(w string) bool { return strings.Contains(w, "loopback") }) || !strings.Contains(out.Stderr, "0x8") {
+			t.Errorf("without %s: %q, %s", lacks, out.Plan.Warnings, out.Stderr)
+		}
+	}
+}
+
 // Failing, being too slow, missing, interrupted or killed: nothing is changed and nothing left.
 func TestExecFails(t *testing.T) {
 	t.Parallel()
