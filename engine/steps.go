@@ -229,6 +229,9 @@ func (r *run) lookAgain(ctx context.Context) {
 		delete(acted, change.UnitKey(u.Unit, "init.scope"))
 	}
 	for _, h := range facts.Hits {
+		if h.Kind == "namespace" {
+			continue // what is mounted upon a path of the new tree is mounted upon it as before
+		}
 		unit := h.Unit
 		if h.UserUnit != "" {
 			unit = change.UnitKey(h.Unit, h.UserUnit)

@@ -243,6 +243,9 @@ func mountedOver(t *testing.T, m *machine.Machine, _ func(int) string) {
 	if diff := cmp.Diff(map[string]string{"over.service": "restart", "barred.service": "restart"}, applied.Actions()); diff != "" {
 		t.Errorf("the plan (-want +got):\n%s", diff)
 	}
+	if strings.Contains(strings.Join(applied.Report.Warnings, "\n"), "still uses") {
+		t.Errorf("after their restart: %q", applied.Report.Warnings)
+	}
 	for _, u := range applied.Plan.Units {
 		if !slices.ContainsFunc(u.Reasons, func(r change.Reason) bool { return r.Kind == "namespace" }) {
 			t.Errorf("%s: the reasons are %+v; want its namespace", u.Unit, u.Reasons)
