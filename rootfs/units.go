@@ -338,6 +338,9 @@ func (s *unitSet) parse(p string) []change.Setting { return s.read(p).settings }
 func (s *unitSet) read(p string) parsed {
 	return s.files.get(p, func() parsed {
 		b, err := s.t.ReadFile(p)
+		if errors.Is(err, fs.ErrNotExist) && fleeting(p) {
+			return parsed{} // it went since its folder was read
+		}
 		if err != nil {
 			s.warn.deny(err, p)
 			s.warn.add("cannot read unit file %s: %v", p, err)

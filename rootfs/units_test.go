@@ -1,6 +1,8 @@
 package rootfs
 
 import (
+	"os"
+	"path/filepath"
 	"slices"
 	"testing"
 
@@ -323,4 +325,40 @@ func FuzzParseUnit(f *testing.F) {
 			commands(set.Value, func(s string) string { return specifiers(u, s) }, nil)
 		}
 	})
+}
+
+// Units of /run come and go while they are read. The tree of an update differs from the old one by the
+// update alone, and one that has just gone is nothing to warn of.
+func TestTransientUnitsGo(t *testing.T) {
+	const first, second = "/run/systemd/transient/session-1.scope", "/run/systemd/transient/session-2.scope"
+	dir := writeTree(t, files{
+		first: "[Unit]\nDescription=one\n", second: "[Unit]\nDescription=two\n", "etc/systemd/system/a.service": "[Service]\nExecStart=/bin/true\n",
+	})
+	v := Dir(openDir(t, dir))
+	for _, p := range []string{first, second} {
+		if _, err := v.Lstat(p); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := v.ReadDir(filepath.Dir(first)); err != nil {
+		t.Fatal(err)
+	}
+	remove := func(p string) {
+		if err := os.Remove(filepath.Join(dir, p)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	remove(first)
+	old := load(t, v, LoadOptions{Run: true})
+	remove(second)
+	next := load(t, Overlay(v, &change.Delta{}, nil), LoadOptions{Run: true})
+	if len(old.Warnings)+len(next.Warnings) > 0 {
+		t.Errorf("the warnings are %q, %q", old.Warnings, next.Warnings)
+	}
+	if old.Units["session-2.scope"] == nil || len(old.Units["session-2.scope"].Settings) == 0 {
+		t.Error("the second scope was not read: this test shows nothing")
+	}
+	if d := cmp.Diff(old.Units, next.Units); d != "" {
+		t.Errorf("the trees differ without an update (-old +new):\n%s", d)
+	}
 }

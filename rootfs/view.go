@@ -90,16 +90,27 @@ type Volume struct {
 
 // Volumes is the view of a root that is put together from several file
 // systems: a path is read from the one with the longest mount point.
+//
+// In /run units come and go by themselves, each login's scope for one. What was read there is
+// kept, so that trees which are laid over this view hold the same as it, and differ by an update alone.
 func Volumes(vols ...Volume) View {
 	vols = slices.Clone(vols)
 	slices.SortStableFunc(vols, func(a, b Volume) int { return len(b.Mount) - len(a.Mount) })
-	return &tree{layer: volumes(vols)}
+	return &tree{layer: &volumes{list: vols}}
 }
 
-type volumes []Volume
+type volumes struct {
+	list []Volume
+	run  memo[string, content] // of files in /run
+}
 
-func (vs volumes) find(real string) (*sys.FD, string, error) {
-	for _, v := range vs {
+type content struct {
+	bytes []byte
+	err   error
+}
+
+func (vs *volumes) find(real string) (*sys.FD, string, error) {
+	for _, v := range vs.list {
 		if v.Mount == "/" {
 			if real == "/" {
 				return v.Dir, ".", nil
@@ -116,7 +127,7 @@ func (vs volumes) find(real string) (*sys.FD, string, error) {
 	return nil, "", &fs.PathError{Op: "lookup", Path: real, Err: fs.ErrNotExist}
 }
 
-func (vs volumes) lstat(real string) (*change.Node, error) {
+func (vs *volumes) lstat(real string) (*change.Node, error) {
 	dir, name, err := vs.find(real)
 	if err != nil {
 		return nil, err
@@ -128,7 +139,7 @@ func (vs volumes) lstat(real string) (*change.Node, error) {
 	return node, err
 }
 
-func (vs volumes) readDir(real string) ([]string, error) {
+func (vs *volumes) readDir(real string) ([]string, error) {
 	dir, name, err := vs.find(real)
 	if err != nil {
 		return nil, err
@@ -141,13 +152,32 @@ func (vs volumes) readDir(real string) ([]string, error) {
 	return sys.ReadDirNames(fd)
 }
 
-func (vs volumes) open(real string) (File, error) {
+func (vs *volumes) open(real string) (File, error) {
 	dir, name, err := vs.find(real)
 	if err != nil {
 		return nil, err
 	}
-	return sys.OpenRegular(dir, name, sys.ResolveBeneath|sys.ResolveNoSymlinks)
+	open := func() (File, error) { return sys.OpenRegular(dir, name, sys.ResolveBeneath|sys.ResolveNoSymlinks) }
+	if !fleeting(real) {
+		return open()
+	}
+	kept := vs.run.get(real, func() content {
+		f, err := open()
+		if err != nil {
+			return content{nil, err}
+		}
+		defer f.Close()
+		b, err := readText(f, real)
+		return content{b, err}
+	})
+	if kept.err != nil {
+		return nil, kept.err
+	}
+	return memFile{bytes.NewReader(kept.bytes)}, nil
 }
+
+// fleeting tells of paths that come and go by themselves.
+func fleeting(p string) bool { return strings.HasPrefix(p, "/run/") }
 
 func (t *tree) stat(real string) (*change.Node, error) {
 	l := t.nodes.get(real, func() lookup {
@@ -273,6 +303,10 @@ func (t *tree) ReadFile(p string) ([]byte, error) {
 		return nil, err
 	}
 	defer f.Close()
+	return readText(f, p)
+}
+
+func readText(f File, p string) ([]byte, error) {
 	if f.Size() > maxText {
 		return nil, fmt.Errorf("cannot read %s: its %d bytes are above the limit of %d", p, f.Size(), maxText)
 	}
