@@ -46,9 +46,12 @@ func wayFrom(def *change.Unit, unit, from string) []change.Link {
 		if !ok {
 			break
 		}
-		_, more := uses[use.Via]
+		by, more := uses[use.Via]
 		more = more && !seen[use.Via]
-		link := change.Link{Kind: linkKind(use, more), Unit: unit}
+		if !more {
+			by = change.Use{}
+		}
+		link := change.Link{Kind: linkKind(use, by), Unit: unit}
 		if more {
 			link.Unit, link.Path = "", use.Via
 		}
@@ -61,17 +64,21 @@ func wayFrom(def *change.Unit, unit, from string) []change.Link {
 	return way
 }
 
-// linkKind is what is done with a used path, by another path where between.
-func linkKind(use change.Use, between bool) string {
+// linkKind is what is done with a used path, by another one where there is one between:
+// a program runs a script that a script sources, and only a script has a first line.
+func linkKind(use, by change.Use) string {
 	switch use.Kind {
 	case "soname":
 		return "needed"
 	case "module":
 		return "imports"
 	case "interpreter":
+		if by.Kind == "exec" || by.Kind == "interpreter" {
+			return "executes"
+		}
 		return "shebang"
 	case "script":
-		if between {
+		if by.Kind == "script" {
 			return "sources"
 		}
 		return "executes"

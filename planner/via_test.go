@@ -18,6 +18,9 @@ func TestWayFrom(t *testing.T) {
 		{Path: "/usr/lib/python3/b.py", Kind: "module", Via: "/usr/lib/python3/a.py"},
 		{Path: "/etc/default/a", Kind: "environment", Via: "/etc/systemd/system/a.service"},
 		{Path: "/opt/lib.sh", Kind: "script", Via: "/opt/app.py"},
+		{Path: "/usr/bin/env", Kind: "exec", Via: "/etc/systemd/system/a.service"},
+		{Path: "/usr/bin/ruby", Kind: "interpreter", Via: "/usr/bin/env"},
+		{Path: "/opt/main.rb", Kind: "script", Via: "/usr/bin/ruby"},
 		// Two that name each other end.
 		{Path: "/x", Kind: "module", Via: "/y"},
 		{Path: "/y", Kind: "module", Via: "/x"},
@@ -33,6 +36,7 @@ func TestWayFrom(t *testing.T) {
 		"/usr/lib/libz.so.1":    {[]change.Link{link("needed", "/usr/bin/python3"), link("shebang", "/opt/app.py"), unit("executes")}, "through /opt/app.py, /usr/bin/python3"},
 		"/usr/lib/python3/b.py": {[]change.Link{link("imports", "/usr/lib/python3/a.py"), link("imports", "/opt/app.py"), unit("executes")}, "through /opt/app.py, /usr/lib/python3/a.py"},
 		"/opt/lib.sh":           {[]change.Link{link("sources", "/opt/app.py"), unit("executes")}, "through /opt/app.py"},
+		"/opt/main.rb":          {[]change.Link{link("executes", "/usr/bin/ruby"), link("executes", "/usr/bin/env"), unit("executes")}, "through /usr/bin/env, /usr/bin/ruby"},
 		"/etc/default/a":        {[]change.Link{unit("environment")}, ""},
 		"/x":                    {[]change.Link{link("imports", "/y"), unit("imports")}, "through /y"},
 		"/not/used":             {nil, ""},

@@ -102,11 +102,19 @@ func (c *collector) java(interpreter string, args []string) {
 // envCommand reads env(1): options, assignments, then the command.
 func (c *collector) envCommand(via string, args []string) {
 	set := map[string]string{}
+	defer func(dir string) { c.workDir = dir }(c.workDir)
+	dir := c.workDir
 	for len(args) > 0 {
 		a := args[0]
 		name, val, isSet := strings.Cut(a, "=")
 		switch {
-		case a == "-u" || a == "-C" || a == "--unset" || a == "--chdir":
+		case (a == "-C" || a == "--chdir") && len(args) > 1:
+			dir = c.absolute(args[1])
+			args = args[2:]
+		case name == "--chdir" && isSet:
+			dir = c.absolute(val)
+			args = args[1:]
+		case a == "-u" || a == "--unset":
 			args = args[min(2, len(args)):]
 		case a == "-S" || a == "--split-string":
 			if len(args) < 2 {
@@ -122,6 +130,7 @@ func (c *collector) envCommand(via string, args []string) {
 			set[name] = val
 			args = args[1:]
 		default:
+			c.workDir = dir
 			c.withEnv(set, func() { c.program(a, args[1:], "interpreter", via) })
 			return
 		}
@@ -210,6 +219,10 @@ func (c *collector) shellText(text, via string, vars map[string]string, direct, 
 	}
 	defer func() { c.depth-- }()
 	var end simpleCommand
+	if last {
+		// What is sourced changes the folder of who sources it.
+		defer func(dir string) { c.workDir = dir }(c.workDir)
+	}
 	shellRun(text, vars, func(cmd simpleCommand) {
 		name, args := cmd.words[0], cmd.words[1:]
 		if !passing[name] {
@@ -217,6 +230,8 @@ func (c *collector) shellText(text, via string, vars map[string]string, direct, 
 		}
 		switch {
 		case strings.Contains(name, "$"):
+		case name == "cd" || name == "pushd":
+			c.enter(args)
 		case (name == "." || name == "source") && len(args) > 0:
 			c.source(args[0], via, vars)
 		case cmd.exec, direct && strings.HasPrefix(name, "/"):
@@ -227,6 +242,20 @@ func (c *collector) shellText(text, via string, vars map[string]string, direct, 
 		if p := c.lookPath(end.words[0]); p != "" {
 			c.withEnv(vars, func() { c.program(p, end.words[1:], "exec", via) })
 		}
+	}
+}
+
+// enter changes the folder that relative names start from, as a shell's cd does. A folder
+// that is not known, or not there, leaves it as it is.
+func (c *collector) enter(args []string) {
+	for len(args) > 0 && strings.HasPrefix(args[0], "-") && args[0] != "-" {
+		args = args[1:]
+	}
+	if len(args) == 0 || args[0] == "-" || strings.ContainsAny(args[0], "$"+loopMark) {
+		return
+	}
+	if dir := c.absolute(args[0]); c.in.isDir(dir) {
+		c.workDir = dir
 	}
 }
 

@@ -15,6 +15,7 @@ type literals struct {
 	real   string            // the program, symlinks followed
 	vars   map[string]string // by name without its sigil
 	env    map[string]string // the process's environment
+	python bool              // it has methods, "/" between paths and strings with a letter before them
 }
 
 // exprDepth bounds nested calls.
@@ -105,17 +106,24 @@ func (s *exprScanner) expr() ([]string, bool) {
 		return nil, false
 	}
 	defer func() { s.depth-- }()
-	vals, ok := s.term()
+	vals, ok := s.operand()
 	for ok {
 		s.space()
-		if !s.at('.') && !s.at('+') {
+		op := byte('+')
+		switch {
+		case s.python && s.at('/'):
+			op = '/'
+		case !s.at('.') && !s.at('+'):
 			return vals, true
 		}
 		s.pos++
 		var more []string
-		if more, ok = s.term(); ok {
+		if more, ok = s.operand(); ok {
 			if len(vals) != 1 || len(more) != 1 {
 				return nil, false
+			}
+			if op == '/' {
+				more[0] = "/" + more[0]
 			}
 			vals = []string{vals[0] + more[0]}
 		}
@@ -288,6 +296,18 @@ func (s *exprScanner) named() ([]string, bool) {
 		return s.perlQuote(word)
 	case "__FILE__", "__filename", "import.meta.filename", "import.meta.url":
 		return []string{s.file}, true
+	case "__file__":
+		return []string{s.file}, s.file != ""
+	case "os.pardir":
+		return []string{".."}, true
+	case "f", "r", "F", "R", "fr", "rf":
+		if s.python && (s.at('\'') || s.at('"')) {
+			text, ok := s.quoted(s.src[s.pos])
+			if ok && word != "r" && word != "R" {
+				text, ok = s.braces(text)
+			}
+			return []string{text}, ok
+		}
 	case "__DIR__", "__dirname", "__dir__", "import.meta.dirname":
 		return []string{path.Dir(s.file)}, true
 	case "ENV":
@@ -333,7 +353,7 @@ func call(word string, args []string) ([]string, bool) {
 			return []string{path.Join(args[1], args[0])}, true
 		}
 		return args[:1], true
-	case "abs_path", "realpath", "rel2abs", "realdirpath", "realpathSync", "fileURLToPath", "canonpath", "URL", "untaint":
+	case "abs_path", "realpath", "abspath", "normpath", "expanduser", "fspath", "str", "Path", "PurePath", "rel2abs", "realdirpath", "realpathSync", "fileURLToPath", "canonpath", "URL", "untaint":
 		return args[:1], true
 	}
 	return nil, false

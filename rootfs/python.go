@@ -85,6 +85,7 @@ func (c *collector) python(invoked, real string, args []string) {
 				return
 			case 'c':
 				w := c.pyWalk(invoked, real, c.workDir, o)
+				w.adds(pySysPath(operand(), "", c.env))
 				w.scan(pySource{file: real}, scanPython(operand(), true))
 				w.finish()
 				return
@@ -112,7 +113,9 @@ func (c *collector) python(invoked, real string, args []string) {
 	}
 	w := c.pyWalk(invoked, real, path.Dir(script), o)
 	w.application(args[1:], script)
-	w.scan(pySource{file: script}, c.in.imports(script, true))
+	text := c.in.imports(script, true)
+	w.adds(text.first, text.last)
+	w.scan(pySource{file: script}, text.imports)
 	w.finish()
 }
 
@@ -205,15 +208,23 @@ func (c *collector) pyWalk(invoked, real, first string, o pyOptions) *pyWalker {
 }
 
 // imports reads a source once for each way in which it is run.
-func (r *reader) imports(file string, main bool) []pyImport {
-	return r.sources.get(sourceKey{file, main}, func() []pyImport {
+func (r *reader) imports(file string, main bool) pyText {
+	return r.sources.get(sourceKey{file, main}, func() pyText {
 		b, err := r.t.ReadFile(file)
 		if err != nil {
 			r.warn.absent(err, "read Python source", r.prefix+file)
-			return nil
+			return pyText{}
 		}
-		return scanPython(string(b), main)
+		out := pyText{imports: scanPython(string(b), main)}
+		out.first, out.last = pySysPath(string(b), file, nil)
+		return out
 	})
+}
+
+// pyText is what a source says.
+type pyText struct {
+	imports     []pyImport
+	first, last []string // folders that it adds to the search path
 }
 
 type sourceKey struct {
@@ -248,7 +259,9 @@ func (w *pyWalker) run(name, via string) {
 	}
 	if m != nil && m.source {
 		pkg, _ := cutLast(name)
-		w.scan(pySource{file: m.file, pkg: pkg}, w.c.in.imports(m.file, true))
+		text := w.c.in.imports(m.file, true)
+		w.adds(text.first, text.last)
+		w.scan(pySource{file: m.file, pkg: pkg}, text.imports)
 	}
 	w.finish()
 }
@@ -259,6 +272,20 @@ func cutLast(name string) (before, last string) {
 		return "", name
 	}
 	return name[:i], name[i+1:]
+}
+
+// adds puts folders before and behind those of the search path.
+func (w *pyWalker) adds(first, last []string) {
+	for _, dir := range first {
+		if !slices.Contains(w.paths, dir) {
+			w.paths = slices.Concat([]string{dir}, w.paths)
+		}
+	}
+	for _, dir := range last {
+		if !slices.Contains(w.paths, dir) {
+			w.paths = append(w.paths, dir)
+		}
+	}
 }
 
 // scan follows import statements of one source.
@@ -353,8 +380,11 @@ func (w *pyWalker) module(name, via string) *pyModule {
 		if m.pkg == nil {
 			pkg = parent
 		}
-		imports := w.c.in.imports(m.file, false)
-		if w.install.standard(m.file) {
+		text := w.c.in.imports(m.file, false)
+		imports := text.imports
+		if !w.install.standard(m.file) {
+			w.adds(text.first, text.last)
+		} else {
 			// Half of the library imports the other half in some function. Its
 			// files change together with the interpreter, which is a use by
 			// itself, so only what an import really loads is named.

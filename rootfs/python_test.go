@@ -106,6 +106,38 @@ func TestPythonModules(t *testing.T) {
 			[]string{"module /srv/svc/__init__.py", "module /srv/svc/__main__.py", "module /srv/svc/run.py", "module /srv/guarded.py", std + "runpy.py"},
 		},
 		{
+			"folders that the source adds to its search path", "ExecStart=/usr/bin/python3 /opt/app/bin/main.py\n",
+			files{
+				"opt/app/bin/main.py": "import os, sys\nfrom pathlib import Path\nHERE = os.path.dirname(os.path.abspath(__file__))\n" +
+					"sys.path.insert(0, os.path.join(HERE, os.pardir, 'one'))\nsys.path.append('/opt/two')\nif x:\n    sys.path[0:0] = [f'{HERE}/../three', '/opt/four']\n" +
+					"ROOT = Path(__file__).resolve().parents[1]\nsys.path.insert(0, str(ROOT / 'five'))\nsite.addsitedir(str(Path(__file__).parent.parent.joinpath('six')))\n" +
+					"sys.path.insert(0, made())\n# sys.path.insert(0, '/opt/seven')\nimport a, b, c, d, e, f, g\n",
+				"opt/app/one/a.py": "", "opt/two/b.py": "", "opt/app/three/c.py": "", "opt/four/d.py": "", "opt/app/five/e.py": "", "opt/app/six/f.py": "", "opt/seven/g.py": "",
+				"opt/two/a.py": "",
+			},
+			[]string{
+				"script /opt/app/bin/main.py", "module /opt/app/one/a.py", "module /opt/two/b.py", "module /opt/app/three/c.py", "module /opt/four/d.py", "module /opt/app/five/e.py",
+				"module /opt/app/six/f.py",
+			},
+		},
+		{
+			"a folder that -c adds, and one by a file that it has not", "ExecStart=/usr/bin/python3 -c 'import sys; sys.path.insert(0, \"/opt/one\"); sys.path.insert(0, __file__); import a'\n",
+			files{"opt/one/a.py": ""},
+			[]string{"module /opt/one/a.py"},
+		},
+		{
+			"the folder that env, a shell and its script change to", "ExecStart=/usr/bin/env -u A --chdir=/opt/one B=1 python3 main.py\nExecStart=/usr/bin/env -C /opt/two python3 main.py\n" +
+				"ExecStart=/usr/bin/sh -c 'cd /opt/three && exec python3 main.py'\nExecStart=/opt/four/run\nExecStart=/usr/bin/python3 main.py\n",
+			files{
+				"usr/bin/sh": program(), "opt/one/main.py": "", "opt/two/main.py": "", "opt/three/main.py": "", "opt/four/lib/main.py": "", "main.py": "",
+				"opt/four/run": "#!/usr/bin/sh\ncd \"$(dirname \"$0\")\" || exit 1\ncd -P lib\ncd $UNKNOWN; cd /nowhere\nexec python3 main.py\n",
+			},
+			[]string{
+				"script /opt/one/main.py", "script /opt/two/main.py", "script /opt/three/main.py", "script /opt/four/lib/main.py", "script /main.py", "script /opt/four/run",
+				"exec /usr/bin/env", "exec /usr/bin/sh",
+			},
+		},
+		{
 			"-c", "ExecStart=/usr/bin/python3 -c 'import third; third.main()'\n",
 			files{"usr/lib/python3/dist-packages/third.py": ""},
 			[]string{site + "third.py"},

@@ -26,7 +26,7 @@ type reader struct {
 	variants memo[string, []string]
 	conf     memo[string, []string]
 	heads    memo[string, string]
-	sources  memo[sourceKey, []pyImport]
+	sources  memo[sourceKey, pyText]
 	installs memo[string, *pyInstall]
 	modules  memo[moduleKey, *pyModule]
 	names    memo[string, pyDir]
@@ -352,7 +352,7 @@ func (c *collector) program(name string, args []string, kind, via string) {
 	defer func() { c.depth-- }()
 	p := c.lookPath(name)
 	// A script that starts itself again would never end.
-	once := [2]string{p, "\x00" + strings.Join(args, "\x00")}
+	once := [2]string{p, "\x00" + c.workDir + "\x00" + strings.Join(args, "\x00")}
 	if p == "" || c.seen[once] {
 		return
 	}
