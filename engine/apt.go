@@ -124,6 +124,7 @@ func (s *session) planApt(ctx context.Context, ev Events) (_ *planned, err error
 	}
 	did.tell(p.plan)
 	did.tellLive(p.plan, p.facts)
+	did.tellStopped(p.plan, p.facts)
 	p.plan.Source = s.req.Source
 	p.plan.Warnings = append(p.plan.Warnings, s.warnings...)
 	s.warnings = nil
@@ -205,6 +206,11 @@ func (w *work) runApt(ctx context.Context, o apt.Options, ev Events) (*aptWork, 
 		// As for generators (uncontained): a folder in the file's place.
 		spec.Files = append(spec.Files, sandbox.File{Path: managerFile + "/none", Mode: 0o444})
 	}
+	if states := w.unitStates(ctx); states != nil {
+		for name, content := range apt.Units(states) {
+			spec.Files = append(spec.Files, sandbox.File{Path: name, Mode: 0o644, Content: content})
+		}
+	}
 	stubs := apt.Stubs(container)
 	for _, name := range slices.Sorted(maps.Keys(stubs)) {
 		spec.Files = append(spec.Files, sandbox.File{Path: name, Mode: 0o755, Content: stubs[name]})
@@ -270,7 +276,11 @@ func aptFailed(ctx context.Context, phase string, debs []string, err error) erro
 		if failure.Signal != "" {
 			how = "apt was ended: " + failure.Signal
 		}
-		return fmt.Errorf("%s: %s; %w%s", what, how+failure.Limits()+complaint(failure.Output), ErrNothingCommitted, quoteOutput(failure.Output))
+		err = fmt.Errorf("%s: %s; %w%s", what, how+failure.Limits()+complaint(failure.Output), ErrNothingCommitted, quoteOutput(failure.Output))
+		if hint := aptWayOut(failure.Output); hint != "" {
+			err = change.WithHint(err, hint)
+		}
+		return err
 	}
 	if stopped, ok := errors.AsType[*sandbox.Stopped](err); ok {
 		if ctx.Err() != nil {
@@ -315,6 +325,10 @@ func (w *work) judgeApt(did *aptWork) error {
 		return fmt.Errorf("cannot read what is installed: %w", err)
 	}
 	did.packages = apt.Changed(before, after)
+	finished := apt.Finished(before, after)
+	for _, name := range finished {
+		did.warnings = append(did.warnings, name+" was left half-configured by an earlier run of dpkg: its configuration is finished")
+	}
 	var asked []string
 	for _, e := range d.Entries {
 		if strings.HasPrefix(e.Path, "/var/") {
@@ -342,7 +356,7 @@ func (w *work) judgeApt(did *aptWork) error {
 	if err := s.keepsKernel(d, "take the update", "boot the new kernel first"); err != nil {
 		return err
 	}
-	if len(did.packages) == 0 && !slices.ContainsFunc(d.Entries, func(e change.Entry) bool { return !apt.Bookkeeping(e.Path) }) {
+	if len(did.packages)+len(finished) == 0 && !slices.ContainsFunc(d.Entries, func(e change.Entry) bool { return !apt.Bookkeeping(e.Path) }) {
 		apt.Drop(d, func(*change.Entry) bool { return true })
 	}
 	return nil

@@ -21,6 +21,7 @@ type ExecRequest struct {
 	Argv     []string `json:"argv"`
 	Env      []string `json:"env,omitempty"`
 	Dir      string   `json:"dir,omitempty"`
+	Umask    *uint32  `json:"umask,omitempty"` // the caller's; nil: 022
 	Network  bool     `json:"network,omitempty"`
 	Terminal bool     `json:"terminal,omitempty"`
 	Input    bool     `json:"input,omitempty"` // it reads Events.Input
@@ -133,7 +134,7 @@ func (s *session) planExec(ctx context.Context, w *work, report *change.Report, 
 		o.Input = input
 	}
 	_, err = w.runIn(ctx, sandbox.Spec{
-		Commands: []sandbox.Command{{Argv: x.Argv, Network: x.Network}}, Env: execEnv(x.Env), Cwd: x.Dir, Terminal: x.Terminal,
+		Commands: []sandbox.Command{{Argv: x.Argv, Network: x.Network}}, Env: execEnv(x.Env), Cwd: x.Dir, Umask: x.Umask, Terminal: x.Terminal,
 		Memory: x.Memory, Pids: x.Tasks,
 	}, o)
 	if failure, ok := errors.AsType[*sandbox.Failure](err); ok && report != nil {
@@ -192,9 +193,19 @@ func notCommitted(ctx context.Context, shown string, err error) error {
 		return change.WithHint(fmt.Errorf("cannot wait for %s: %w; %w", shown, stopped, ErrNothingCommitted), hint)
 	}
 	if errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("%w; %w", err, ErrNothingCommitted)
+		return outOfSight(shown, fmt.Errorf("%w; %w", err, ErrNothingCommitted))
 	}
 	return fmt.Errorf("cannot run %s: %w; %w", shown, err, ErrNothingCommitted)
+}
+
+// outOfSight gives the way out to who names a command that only the host sees.
+func outOfSight(shown string, err error) error {
+	for _, dir := range []string{"/tmp/", "/var/tmp/", "/run/", "/dev/shm/"} {
+		if strings.HasPrefix(shown, dir) {
+			return change.WithHint(err, "the sandbox has a "+strings.TrimSuffix(dir, "/")+" of its own: put the command elsewhere, as in /root or /usr/local")
+		}
+	}
+	return err
 }
 
 // execEnv is the caller's environment without what leads to the running system or

@@ -54,6 +54,8 @@ type Spec struct {
 	Name string          // of the container: letters, digits and "-"
 	Env  []string
 	Cwd  string // "" or one that the view lacks is "/"
+	// Umask is what the commands begin with; nil is 022.
+	Umask *uint32 `json:",omitempty"`
 	// Commands run one after the other in the same view; one that fails is the last.
 	Commands []Command
 	// Input: the commands read the runner's standard input; else there is nothing to read.

@@ -105,10 +105,16 @@ func (w *worker) source(it *item) (dir *sys.FD, name string, err error) {
 	return w.dirs.parent(base, rel)
 }
 
+// takesItem tells whether a file of the source becomes the staged one, where nothing else speaks against it.
+func (t *Tx) takesItem(it *item) bool {
+	return t.takes && it.New.Type == change.Regular && it.Made == nil && !it.FromLive && !it.New.Digest.IsZero() &&
+		t.vols[it.vol].vol.ID == t.vols[0].vol.ID
+}
+
 // take moves a file of the source to its staged name; false: it has to be copied.
 func (w *worker) take(it *item, from *sys.FD, fromName string) (bool, error) {
 	t := w.g.t
-	if !t.takes || it.FromLive || it.New.Digest.IsZero() || t.vols[it.vol].vol.ID != t.vols[0].vol.ID {
+	if !t.takesItem(it) {
 		return false, nil
 	}
 	n, err := sys.Lstat(from, fromName)

@@ -20,19 +20,34 @@ const defaultBallast = 32 << 20
 const spareInodes = 64
 
 // preflight refuses what would fail later: space, inodes, inode flags.
-func (t *Tx) preflight(st *staging) error {
+func (t *Tx) preflight(st *staging, src *sys.FD) error {
+	moves := t.movesSource(src)
 	for i := range t.vols {
 		if !st.used[i] && i != 0 {
 			continue
 		}
-		if err := t.checkSpace(st, i); err != nil {
+		if err := t.checkSpace(st, i, moves); err != nil {
 			return err
 		}
 	}
 	return t.checkFlags(st)
 }
 
-func (t *Tx) checkSpace(st *staging, vol int) error {
+// movesSource tells whether the source's files are renamed to their staged names: they need no room beside
+// what they have already.
+func (t *Tx) movesSource(src *sys.FD) bool {
+	if !t.takes || src == nil {
+		return false
+	}
+	from, err := src.Stat()
+	if err != nil {
+		return false // what reads it says so
+	}
+	to, err := t.vols[0].dir.Stat()
+	return err == nil && from.Dev == to.Dev
+}
+
+func (t *Tx) checkSpace(st *staging, vol int, moves bool) error {
 	tv := &t.vols[vol]
 	space, err := sys.Statfs(tv.vol.sync)
 	if err != nil {
@@ -65,6 +80,9 @@ func (t *Tx) checkSpace(st *staging, vol int) error {
 			continue
 		}
 		linked[it.New.Link] = true
+		if moves && t.takesItem(it) && it.New.Link == "" {
+			continue
+		}
 		inodes++
 		need += (it.New.Size + space.BlockSize - 1) / space.BlockSize * space.BlockSize
 		if it.New.Type != change.Regular || len(it.New.Xattrs) > 0 {

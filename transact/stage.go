@@ -33,7 +33,7 @@ func (t *Tx) Stage(ctx context.Context, d *change.Delta, src *sys.FD, progress f
 		return err
 	}
 	t.header.Changes = count(d)
-	if err := t.preflight(st); err != nil {
+	if err := t.preflight(st, src); err != nil {
 		return err
 	}
 	for i := range t.vols {

@@ -198,6 +198,29 @@ func TestFullFileSystem(t *testing.T) {
 		}
 		sameTree(t, "a refused update changed the tree", old, snapshot(t, r.live))
 	})
+	// What is taken from where it is needs no room a second time; what is copied does.
+	t.Run("taken", func(t *testing.T) {
+		for _, takes := range []bool{false, true} {
+			must(t, os.RemoveAll(filepath.Join(base, "live")))
+			must(t, os.RemoveAll(filepath.Join(base, "src")))
+			r := newRig(t, base)
+			write(t, r.src, "a", strings.Repeat("x", 15<<20), 0o644)
+			s := r.store(nil)
+			tx, err := s.Begin(Header{Source: "tree:" + r.src})
+			must(t, err)
+			src, err := sys.OpenRoot(r.src)
+			must(t, err)
+			if takes {
+				tx.TakeSource()
+			}
+			if err := tx.Stage(t.Context(), r.compare(), src, nil); errors.Is(err, syscall.ENOSPC) == takes {
+				t.Errorf("taken %t: error %v", takes, err)
+			}
+			must(t, tx.Discard())
+			src.Close()
+			tx.Close()
+		}
+	})
 	must(t, os.RemoveAll(filepath.Join(base, "live")))
 	must(t, os.RemoveAll(filepath.Join(base, "src")))
 	t.Run("inodes", func(t *testing.T) {

@@ -110,6 +110,8 @@ func (x *execOptions) run(cmd *cobra.Command, o *options, args []string) error {
 	if dir, err := os.Getwd(); err == nil && utf8.ValidString(dir) {
 		x.exec.Dir = dir
 	}
+	mask := sys.Umask()
+	x.exec.Umask = &mask
 	if st, err := os.Stdin.Stat(); err == nil && !x.shell {
 		x.exec.Input = sys.TerminalWidth(os.Stdin) == 0 && st.Mode()&os.ModeCharDevice == 0
 	}

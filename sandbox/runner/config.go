@@ -64,6 +64,7 @@ func containerConfig(v View, s sandbox.Spec, cmd sandbox.Command, name string) (
 		// No device rules: they need bpf, which containers forbid. No mount but /dev has devices.
 		Cgroups:   &cgroups.Cgroup{Resources: &cgroups.Resources{}},
 		Version:   "1.0.0",
+		Umask:     s.Umask,
 		MaskPaths: existing(hidden), ReadonlyPaths: existing(readOnly),
 		Labels: []string{},
 	}

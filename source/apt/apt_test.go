@@ -97,6 +97,12 @@ func TestScriptQuotes(t *testing.T) {
 			t.Errorf("the package %q: %v", good, err)
 		}
 	}
+	if err := (&Options{Hold: []string{"linux-*", "lib?6:amd64"}}).Check(); err != nil {
+		t.Errorf("patterns of what is held: %v", err)
+	}
+	if err := (&Options{Packages: []string{"linux-*"}}).Check(); err == nil {
+		t.Error("a pattern of packages to install is let through")
+	}
 	script := (&Options{Packages: []string{"a=1~b"}, Debs: []string{"/x y.deb"}}).Script()
 	if !strings.Contains(script, "install -- "+DebPath(0)+" 'a=1~b'") {
 		t.Errorf("the operation is not in the script:\n%s", script)

@@ -74,6 +74,56 @@ func Changed(before, after []byte) []change.Package {
 	return out
 }
 
+// Finished lists the packages that one status file has unpacked or half-configured, or with
+// triggers that wait, and the other as installed, in the same version; sorted by name.
+func Finished(before, after []byte) []string {
+	old, now := statuses(before), statuses(after)
+	var out []string
+	for key, was := range old {
+		if was != now[key] && strings.HasPrefix(now[key], "installed ") && was[strings.IndexByte(was, ' '):] == now[key][len("installed"):] {
+			out = append(out, key)
+		}
+	}
+	slices.Sort(out)
+	return out
+}
+
+// statuses are "STATE VERSION" by name, with the architecture where it is not all.
+func statuses(status []byte) map[string]string {
+	out := map[string]string{}
+	var name, arch, state, version string
+	add := func() {
+		if name != "" && state != "" {
+			if arch != "" && arch != "all" {
+				name += ":" + arch
+			}
+			out[name] = state + " " + version
+		}
+		name, arch, state, version = "", "", "", ""
+	}
+	for line := range strings.Lines(string(status)) {
+		line = strings.TrimRight(line, "\r\n")
+		key, val, ok := strings.Cut(line, ": ")
+		switch {
+		case line == "":
+			add()
+		case !ok:
+		case key == "Package":
+			name = val
+		case key == "Architecture":
+			arch = val
+		case key == "Version":
+			version = val
+		case key == "Status":
+			if f := strings.Fields(val); len(f) == 3 {
+				state = f[2]
+			}
+		}
+	}
+	add()
+	return out
+}
+
 // Recorded is what the sandbox noted.
 type Recorded struct {
 	Actions   []string // of units, as policy-rc.d was asked: "nginx restart"

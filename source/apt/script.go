@@ -2,7 +2,6 @@ package apt
 
 import (
 	"fmt"
-	"slices"
 	"strings"
 )
 
@@ -22,14 +21,25 @@ type Options struct {
 	NewConf      bool     `json:"new_conf,omitempty"`   // of a conffile that the machine changed, take the package's version
 }
 
-// Check refuses what is no package's name: it would be an option, or a command.
+// Check refuses what is no package's name: it would be an option, or a command. What is held may
+// be a pattern (apt_preferences(5)).
 func (o *Options) Check() error {
-	for _, p := range slices.Concat(o.Packages, o.Hold) {
-		if p == "" || strings.HasPrefix(p, "-") || strings.HasPrefix(p, "/") || strings.HasPrefix(p, ".") || strings.ContainsAny(p, " \t\n'\"\\;&|<>$`(){}*?!") {
+	for _, p := range o.Packages {
+		if !isName(p, "*?") {
 			return fmt.Errorf("%q is not the name of a package", p)
 		}
 	}
+	for _, p := range o.Hold {
+		if !isName(p, "") {
+			return fmt.Errorf("%q is not the name of a package, nor a pattern of * and ?", p)
+		}
+	}
 	return nil
+}
+
+func isName(p, refused string) bool {
+	return strings.Trim(p, "*?") != "" && !strings.HasPrefix(p, "-") && !strings.HasPrefix(p, "/") && !strings.HasPrefix(p, ".") &&
+		!strings.ContainsAny(p, " \t\n'\"\\;&|<>$`(){}!"+refused)
 }
 
 // Paths of the sandbox's /run. The folders are the caller's: what apt downloads is
@@ -108,6 +118,7 @@ func Stubs(container string) map[string]string {
 		container = "none"
 	}
 	out := map[string]string{RunDir + "/bin/systemd-detect-virt": strings.ReplaceAll(detectVirt, "CONTAINER", quote(container))}
+	out[RunDir+"/bin/systemctl"] = strings.NewReplacer("UNITS", recordUnits, "RECORD", recordPolicy).Replace(systemctl)
 	for name, to := range stubs {
 		out[RunDir+"/bin/"+name] = strings.ReplaceAll(stub, "TO", to)
 	}
@@ -222,7 +233,10 @@ pin() { printf 'Package: %s\nPin: %s\nPin-Priority: %s\n\n' "$1" "$2" "$3"; }
 
 
 pins() {
-	for p in $hold; do pin "$p" 'release *' -1; done
+	# No pattern is one of files here; apt knows a package of all architectures by its name alone.
+	set -f
+	for p in $hold; do pin "${p%:all}" 'release *' -1; done
+	set +f
 	if [ $only_security = true ]; then
 		restricted=yes
 		pin '*' 'release l=Debian-Security' 500
@@ -307,20 +321,29 @@ fetch() {
 install() {
 	: >$run/began
 	operation
+	dpkg --audit >$run/audit
+	# What an earlier run of dpkg has left is not always apt's to finish: triggers that wait are not.
+	if [ -s $run/audit ]; then
+		$run/dpkg --force-confdef --force-conf$conf --status-logger=$run/logger --configure -a || :
+		dpkg --audit >$run/audit
+	fi
 	find $run/marks -type f -printf '%C@ %f\n' >$run/configured
 	find /var -path /var/cache/liveupd -prune -o -cnewer $run/began -printf '%C@ %p\n' >$run/touched 2>/dev/null || :
-	dpkg --audit >$run/audit
 	if [ -s $run/audit ]; then
 		cat $run/audit >&2
-		echo "packages are left half-configured" >&2
+		echo "E: packages are left half-installed or half-configured:" \
+			$(dpkg-query -W -f '${db:Status-Abbrev}${binary:Package}\n' | sed -n '/^[a-z][inc] /!p' | cut -c 4-) >&2
 		exit 1
 	fi
 	unconfigure
-	find /etc -xdev \( -name '*.dpkg-dist' -o -name '*.ucf-dist' -o -name '*.dpkg-old' -o -name '*.ucf-old' \) -cnewer $run/began | sort | while read -r beside; do
+	find /etc -xdev \( -name '*.dpkg-dist' -o -name '*.ucf-dist' -o -name '*.dpkg-new' -o -name '*.dpkg-old' -o -name '*.ucf-old' \) -cnewer $run/began | sort | while read -r beside; do
 		path=${beside%.*}
-		dpkg-query -S "$path" >/dev/null 2>&1 || grep -qs " $path$" /var/lib/ucf/hashfile || continue
+		dpkg-query -S "$path" >/dev/null 2>&1 || grep -qs " $path$" /var/lib/ucf/hashfile || {
+			# Where the machine has a link in the conffile's place, dpkg lays it beside the link's end.
+			[ "${beside##*.}" = dpkg-dist ] && [ -e "$path" ]
+		} || continue
 		case $beside in
-		*-dist) printf 'kept %s\n' "$path" ;;
+		*-dist | *-new) printf 'kept %s\n' "$path" ;;
 		*) printf 'replaced %s\n' "$path" ;;
 		esac
 		diff -u "$path" "$beside" 2>/dev/null | head -n 200 | sed 's/^/ /' || :

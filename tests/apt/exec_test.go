@@ -78,6 +78,16 @@ func TestExecIsNative(t *testing.T) {
 	here(t, root, "rollback").Want(t, 0)
 	same(t, "after the rollback", before, tree(t, root), nil)
 
+	// Who calls it says what others may read.
+	private := exec.Command("/bin/sh", "-c", `umask 027; exec "$0" "$@"`, machine.Program(t, "liveupd"), "exec", "--root", root, "--yes", "/bin/sh", "-c", "echo x >/etc/private")
+	if out, err := private.CombinedOutput(); err != nil {
+		t.Fatalf("with a umask: %v: %s", err, out)
+	}
+	if n, err := os.Stat(filepath.Join(root, "etc/private")); err != nil || n.Mode().Perm() != 0o640 {
+		t.Errorf("with a umask of 027 it made %v, %v", n, err)
+	}
+	here(t, root, "rollback").Want(t, 0)
+
 	// Names that are no UTF-8 are told apart, in the plan and from each other's escaped form.
 	bytes := here(t, root, "exec", "--yes", "/bin/sh", "-c", `printf x >"$(printf '/etc/a\377')"; printf x >"$(printf '/etc/a\376')"; printf x >'/etc/a\xff'; printf x >'/etc/a\x2d'`).Want(t, 0)
 	var paths []string
@@ -181,6 +191,9 @@ func TestExecFails(t *testing.T) {
 	missing := here(t, root, "exec", "no-such-command").Want(t, 1)
 	if !strings.Contains(missing.Error, "no-such-command") {
 		t.Errorf("a missing command: %q", missing.Error)
+	}
+	if hidden := here(t, root, "exec", "/tmp/no-such-command").Want(t, 1); !strings.Contains(hidden.Hint, "a /tmp of its own") {
+		t.Errorf("a command of the host's /tmp: %q, %q", hidden.Error, hidden.Hint)
 	}
 	folder := here(t, root, "exec", "/etc").Want(t, 1)
 	if text := folder.Error + folder.Stderr; !strings.Contains(text, "/etc") || strings.Contains(text, "level=") {

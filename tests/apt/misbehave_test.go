@@ -47,6 +47,15 @@ modprobe dummy || :
 [ "$2" = 1 ] || exit 0
 setsid sh -c 'while :; do sleep 31337; done' >/dev/null 2>&1 &
 `}},
+	"switcher": {scripts: map[string]string{"postinst": `#!/bin/sh
+set -e
+[ "$2" = 1 ] || exit 0
+! systemctl is-active --quiet spare.service
+systemctl is-active --quiet extra
+systemctl enable --now spare.service
+systemctl disable --now extra
+! systemctl is-active --quiet extra
+`}},
 	"asker": {fields: "Depends: debconf\n", scripts: map[string]string{
 		"templates": "Template: asker/sure\nType: boolean\nDefault: true\nDescription: Sure?\n Really?\n",
 		"config":    "#!/bin/sh\n. /usr/share/debconf/confmodule\ndb_input critical asker/sure || :\ndb_go || :\n",
@@ -103,11 +112,11 @@ func TestMisbehaving(t *testing.T) {
 			now = append(now, p)
 		}
 		conf := pack{
-			name: "conf", version: "1", conffiles: []string{"/etc/conf.d/conf", "/etc/conf.d/other"},
-			files: map[string]string{"etc/conf.d/conf": "one\n", "etc/conf.d/other": "one\n"},
+			name: "conf", version: "1", conffiles: []string{"/etc/conf.d/conf", "/etc/conf.d/other", "/etc/conf.d/linked"},
+			files: map[string]string{"etc/conf.d/conf": "one\n", "etc/conf.d/other": "one\n", "etc/conf.d/linked": "one\n"},
 		}
 		old = append(old, conf)
-		conf.version, conf.files = "2", map[string]string{"etc/conf.d/conf": "two\n", "etc/conf.d/other": "two\n"}
+		conf.version, conf.files = "2", map[string]string{"etc/conf.d/conf": "two\n", "etc/conf.d/other": "two\n", "etc/conf.d/linked": "two\n"}
 		now = append(now, conf)
 		// What the scripts of the first version must not do, while it is installed without a sandbox.
 		for i := range old {
@@ -120,15 +129,28 @@ func TestMisbehaving(t *testing.T) {
 			return err
 		}
 		if err := put(root, map[string]string{
-			"etc/conf.d/conf":                                  "mine\n",
-			"var/lib/mydb/data":                                "live\n",
-			"etc/systemd/system/mydb.service":                  "[Service]\nExecStart=/bin/sh -c 'exec 3>>/var/lib/mydb/data; exec sleep infinity'\n[Install]\nWantedBy=multi-user.target\n",
+			"etc/conf.d/conf":                 "mine\n",
+			"etc/conf.mine":                   "linked\n",
+			"var/lib/mydb/data":               "live\n",
+			"etc/systemd/system/mydb.service": "[Service]\nExecStart=/bin/sh -c 'exec 3>>/var/lib/mydb/data; exec sleep infinity'\n[Install]\nWantedBy=multi-user.target\n",
 			"etc/systemd/system/multi-user.target.wants/.keep": "",
+			"etc/systemd/system/spare.service":                 "[Service]\nExecStart=/bin/sleep infinity\n[Install]\nWantedBy=multi-user.target\n",
+			"etc/systemd/system/extra.service":                 "[Service]\nExecStart=/bin/sleep infinity\n[Install]\nWantedBy=multi-user.target\n",
 		}); err != nil {
 			return err
 		}
-		if err := os.Symlink("../mydb.service", filepath.Join(root, "etc/systemd/system/multi-user.target.wants/mydb.service")); err != nil {
+		// The administrator keeps one of the conffiles elsewhere.
+		if err := os.Remove(filepath.Join(root, "etc/conf.d/linked")); err != nil {
 			return err
+		}
+		for name, target := range map[string]string{
+			"etc/systemd/system/multi-user.target.wants/mydb.service":  "../mydb.service",
+			"etc/systemd/system/multi-user.target.wants/extra.service": "../extra.service",
+			"etc/conf.d/linked": "../conf.mine",
+		} {
+			if err := os.Symlink(target, filepath.Join(root, name)); err != nil {
+				return err
+			}
 		}
 		return archive(root, now)
 	}})
@@ -153,7 +175,7 @@ func TestMisbehaving(t *testing.T) {
 			t.Errorf("it left: %s", out)
 		}
 	}
-	for _, name := range []string{"restarter", "killer", "clock", "kernel", "daemon", "asker", "outside"} {
+	for _, name := range []string{"restarter", "killer", "clock", "kernel", "daemon", "asker", "outside", "switcher"} {
 		t.Run(name, func(t *testing.T) {
 			host, clock := m.Shell("hostname"), time.Now()
 			out := fixture.In(t, m, "apply", "--yes", name).Want(t, 0)
@@ -169,6 +191,9 @@ func TestMisbehaving(t *testing.T) {
 			}
 			if name == "restarter" && !slices.ContainsFunc(out.Plan.Asked, func(s string) bool { return strings.HasPrefix(s, "nginx.service restart") }) {
 				t.Errorf("what it asked for was not noted: %q", out.Plan.Asked)
+			}
+			if name == "switcher" {
+				started(t, m, out)
 			}
 			if name == "outside" {
 				if got := m.Shell("cat /home/somebody/x /root/x /srv/data/x /usr/local/bin/x; ls /tmp/x /run/x /var/tmp/x 2>/dev/null || :"); got != "x\nx\nx\nx" {
@@ -199,7 +224,7 @@ func TestMisbehaving(t *testing.T) {
 	}
 	t.Run("conf", func(t *testing.T) {
 		out := fixture.In(t, m, "apply", "--yes", "conf").Want(t, 0)
-		if len(out.Plan.Conffiles) != 1 || out.Plan.Conffiles[0].Path != "/etc/conf.d/conf" || !out.Plan.Conffiles[0].Kept ||
+		if len(out.Plan.Conffiles) != 2 || !strings.Contains(out.Plan.Conffiles[1].Diff, "\n-linked\n+two") || out.Plan.Conffiles[0].Path != "/etc/conf.d/conf" || !out.Plan.Conffiles[0].Kept ||
 			!strings.Contains(out.Plan.Conffiles[0].Diff, "\n-mine\n+two") {
 			t.Errorf("the plan's conffiles: %+v", out.Plan.Conffiles)
 		}
@@ -219,6 +244,25 @@ func TestMisbehaving(t *testing.T) {
 		next := fixture.In(t, m, "apply", "--plan", "clock").Want(t, 0)
 		if len(next.Plan.Packages) != 1 || next.Plan.Packages[0].From != "" {
 			t.Errorf("after apt was used by hand: %+v", next.Plan.Packages)
+		}
+	})
+	// What an earlier run of dpkg has left is finished, as apt by itself does, and told.
+	t.Run("unfinished", func(t *testing.T) {
+		for how, leave := range map[string]string{
+			"unpacked":        "dpkg --unpack /srv/archive/asker_2_all.deb",
+			"half-configured": "mv /usr/share/debconf/confmodule /root; dpkg -i /srv/archive/asker_2_all.deb || :; mv /root/confmodule /usr/share/debconf",
+		} {
+			m.Shell("(" + leave + ") >/dev/null 2>&1")
+			if got := m.Shell("dpkg-query -W -f '${db:Status-Status}' asker"); got != how {
+				t.Fatalf("asker is %s; want %s", got, how)
+			}
+			out := fixture.In(t, m, "apply", "--yes", "asker").Want(t, 0)
+			if !slices.ContainsFunc(out.Plan.Warnings, func(w string) bool { return strings.HasPrefix(w, "asker was left half-configured") }) {
+				t.Errorf("%s: the plan warns %q", how, out.Plan.Warnings)
+			}
+			if got := m.Shell("dpkg --audit; dpkg-query -W -f '${db:Status-Status}' asker"); got != "installed" {
+				t.Errorf("%s: it is %s", how, got)
+			}
 		}
 	})
 	t.Run("locks", func(t *testing.T) {
@@ -256,4 +300,16 @@ func TestMisbehaving(t *testing.T) {
 		}
 		m.Shell("while systemctl is-active -q ours; do sleep 0.2; done; dpkg -s slow >/dev/null; apt-get -q update >/dev/null; apt-get install -y -q clock >/dev/null")
 	})
+}
+
+// started looks at what a script asked systemctl for: what it enabled runs, what it disabled goes on and
+// the plan says so.
+func started(t *testing.T, m *machine.Machine, out *fixture.Output) {
+	t.Helper()
+	if got := m.Shell("systemctl is-active spare extra; systemctl is-enabled spare; systemctl is-enabled extra || :"); got != "active\nactive\nenabled\ndisabled" {
+		t.Errorf("spare and extra are %q", got)
+	}
+	if !slices.ContainsFunc(out.Plan.Warnings, func(w string) bool { return strings.Contains(w, "asks for extra.service to be stopped") }) {
+		t.Errorf("the plan does not say that extra goes on: %q", out.Plan.Warnings)
+	}
 }
