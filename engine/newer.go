@@ -56,9 +56,11 @@ func (s *session) newer(ctx context.Context, b *bus) (*planner.Newer, error) {
 	n.Denied = append(look.denied, tree.Denied...)
 	etc := slices.DeleteFunc(slices.Sorted(maps.Keys(n.Changed)), func(name string) bool { return !strings.HasPrefix(name, "/etc/") })
 	if len(etc) > 0 {
-		err = rootfs.ConfigReaders(view, tree, etc)
+		said := len(tree.Warnings)
+		rootfs.ConfigReaders(view, tree, etc)
+		n.Warnings = tree.Warnings[said:]
 	}
-	return n, err
+	return n, nil
 }
 
 // firstStart is when the first of the services began that run now, in

@@ -348,12 +348,8 @@ func (s *session) readTrees(ctx context.Context, in *change.Input, content *sys.
 			in.New.Warnings = append(in.New.Warnings, fmt.Sprintf(
 				"the database of %s is not read: which service a file in /etc belongs to is told by the unit files and the built-in table alone", other))
 		}
-		if err := rootfs.ConfigReaders(oldView, in.Old, etc); err != nil {
-			return nil, err
-		}
-		if err := rootfs.ConfigReaders(newView, in.New, etc); err != nil {
-			return nil, err
-		}
+		rootfs.ConfigReaders(oldView, in.Old, etc)
+		rootfs.ConfigReaders(newView, in.New, etc)
 	}
 	if running {
 		(&userTree{s: s, delta: in.Delta, content: content, etc: etc}).trees(ctx, in.Facts)

@@ -245,9 +245,10 @@ func (t *userTree) load(ctx context.Context, m *change.UserManager, pid int) (ol
 		return nil, nil, err
 	}
 	if len(t.etc) > 0 {
-		err = errors.Join(rootfs.ConfigReaders(view, old, t.etc), rootfs.ConfigReaders(after, new, t.etc))
+		rootfs.ConfigReaders(view, old, t.etc)
+		rootfs.ConfigReaders(after, new, t.etc)
 	}
-	return old, new, err
+	return old, new, nil
 }
 
 // userNewer is newer for the services of users: of what they read, which files

@@ -83,9 +83,10 @@ func Find(f Found) (*change.CheckReport, Lacks) {
 	}
 	slices.SortFunc(sessions, compareHits)
 	slices.SortFunc(spared, compareHits)
+	p.programGone()
 	p.bear()
 	p.settle()
-	p.eachUser(func(u *planning) { u.bear(); u.settle() })
+	p.eachUser(func(u *planning) { u.programGone(); u.bear(); u.settle() })
 	out := &change.CheckReport{
 		MessageType: "report", Schema: schema, Verb: "check", Units: []change.Stale{}, Sessions: sessions, Spared: spared,
 		HostAction: p.hostAction(), HostReasons: p.hostReasons(), Examined: f.Examined,
@@ -105,6 +106,30 @@ func Find(f Found) (*change.CheckReport, Lacks) {
 		out.Warnings = []string{}
 	}
 	return out, p.lacks
+}
+
+// programGone puts off the units whose own program is not there any more: what was told to
+// be the cure would stop them for good.
+func (p *planning) programGone() {
+	for name, v := range p.verdicts {
+		u := p.running[name]
+		if u == nil || u.definition() == nil || v.rung < change.ActionRestart {
+			continue
+		}
+		for _, s := range u.definition().Settings {
+			if s.Section != "Service" || s.Key != "ExecStart" {
+				continue
+			}
+			program := startedProgram(s.Value)
+			for i := range v.reasons {
+				r := &v.reasons[i]
+				if program != "" && r.Kind == "exec" && r.Detail == "removed" && (r.Path == program || r.Path == "/usr"+program) {
+					r.Detail = "removed: the unit could not be started again"
+					v.deferred = true
+				}
+			}
+		}
+	}
 }
 
 // RestartPlan is the plan that does what check found, up to a rung.

@@ -18,6 +18,8 @@ type Newer struct {
 	// Denied are the files and folders of which we were not permitted to see when
 	// they changed.
 	Denied []string
+	// Warnings tell what could not be found out about who reads them.
+	Warnings []string
 	// Epoch is when the monotonic clock stood at zero, in nanoseconds since the epoch.
 	Epoch int64
 }
@@ -84,6 +86,9 @@ func (p *planning) newer(n *Newer) {
 		d.Entries = append(d.Entries, change.Entry{
 			Path: name, Op: change.Replace, Old: &change.Node{}, New: &change.Node{}, Aspects: change.AspectContent,
 		})
+	}
+	for _, w := range n.Warnings {
+		p.warn("%s", w)
 	}
 	p.in.Delta, p.in.Old, p.in.New = d, n.Tree, n.Tree
 	p.changed = newChanges(d)

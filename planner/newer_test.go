@@ -49,3 +49,32 @@ func TestNewer(t *testing.T) {
 		}
 	}
 }
+
+// A unit whose own program was removed is not to be restarted: it would not come back.
+// A library that went is another matter, and a program at another path, too.
+func TestProgramGone(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		hit  change.Hit
+		want string
+	}{
+		{"the program", change.Hit{Kind: "exec", Path: "/usr/bin/a", Detail: "removed"}, "defer a.service"},
+		{"the program, replaced", change.Hit{Kind: "exec", Path: "/usr/bin/a", Detail: "replaced"}, "restart a.service"},
+		{"another program", change.Hit{Kind: "exec", Path: "/usr/bin/helper", Detail: "removed"}, "restart a.service"},
+		{"a library", change.Hit{Kind: "mapped", Path: libssl, Detail: "removed"}, "restart a.service"},
+	} {
+		s := machine()
+		s.unit("a.service", "[Service]\nExecStart=/bin/a -x\n")
+		c.hit.Unit, c.hit.PID = "a.service", 5
+		r := Check(Found{
+			Policy: s.in.Policy, Units: s.in.Facts.Units, Hits: []change.Hit{c.hit},
+			Newer: &Newer{Tree: s.in.Old, Warnings: []string{"a database"}},
+		})
+		if len(r.Units) != 1 || r.Units[0].Action.String()+" "+r.Units[0].Unit != c.want {
+			t.Errorf("%s: %+v; want %s", c.name, r.Units, c.want)
+		}
+		if !slices.Equal(r.Warnings, []string{"a database"}) {
+			t.Errorf("%s: warnings %q", c.name, r.Warnings)
+		}
+	}
+}

@@ -66,7 +66,7 @@ func Packages(v View) *PackageDB { return &PackageDB{asTree(v)} }
 
 // Owners gives, for each of paths that packages own, their names, sorted. It
 // reads the whole database once (some 5 MB on a server), so ask for all paths
-// at once.
+// at once. With an error comes what the rest of the database says.
 func (db *PackageDB) Owners(paths ...string) (map[string][]string, error) {
 	// A package may list a path by its name of before the /usr merge.
 	asked := map[string]string{}
@@ -91,6 +91,7 @@ func (db *PackageDB) Owners(paths ...string) (map[string][]string, error) {
 		}
 		return nil, fmt.Errorf("cannot read the package database: %w", err)
 	}
+	var broken error
 	from, keeper := db.diverted()
 	moved := map[string]string{} // a listed path to the asked one that it was moved to
 	for p, want := range asked {
@@ -117,7 +118,8 @@ func (db *PackageDB) Owners(paths ...string) (map[string][]string, error) {
 		pkg, _, _ = strings.Cut(pkg, ":") // libc6:amd64
 		b, err := db.t.ReadFile(join(dpkgInfo, name))
 		if err != nil {
-			return nil, fmt.Errorf("cannot read the package database: %w", err)
+			broken = cmp.Or(broken, fmt.Errorf("cannot read the package database: %w", err))
+			continue
 		}
 		for len(b) > 0 {
 			line, rest, _ := bytes.Cut(b, []byte("\n"))
@@ -137,7 +139,7 @@ func (db *PackageDB) Owners(paths ...string) (map[string][]string, error) {
 	for _, pkgs := range out {
 		slices.Sort(pkgs)
 	}
-	return out, nil
+	return out, broken
 }
 
 // foreignConfig are the parts of /etc that a package fills for another program
@@ -159,8 +161,9 @@ var foreignConfig = []string{
 // owns both a file and a unit is the one whose service reads it. Where a
 // package has several services and the path names some of them
 // (/etc/systemd/logind.conf), only those read it. Templates stand for their
-// instances. The database is read only where some path may have a reader.
-func ConfigReaders(v View, t *change.Tree, paths []string) error {
+// instances. The database is read only where some path may have a reader; where it cannot
+// be read, wholly or in part, t's warnings say so: what else is known still counts.
+func ConfigReaders(v View, t *change.Tree, paths []string) {
 	var ask []string
 	for _, p := range paths {
 		if strings.HasPrefix(p, "/etc/") && !slices.ContainsFunc(foreignConfig, func(dir string) bool {
@@ -170,7 +173,7 @@ func ConfigReaders(v View, t *change.Tree, paths []string) error {
 		}
 	}
 	if len(ask) == 0 {
-		return nil
+		return
 	}
 	units := map[string][]*change.Unit{} // by fragment
 	var fragments []string
@@ -185,7 +188,7 @@ func ConfigReaders(v View, t *change.Tree, paths []string) error {
 	}
 	owners, err := Packages(v).Owners(slices.Concat(ask, fragments)...)
 	if err != nil {
-		return err
+		t.Warnings = append(t.Warnings, fmt.Sprintf("%v: which services read what changes in /etc is known in part", err))
 	}
 	services := map[string][]*change.Unit{} // by package
 	for _, f := range fragments {
@@ -204,7 +207,6 @@ func ConfigReaders(v View, t *change.Tree, paths []string) error {
 			}
 		}
 	}
-	return nil
 }
 
 // readers chooses among a package's services the ones that a configuration

@@ -2,6 +2,7 @@ package rootfs
 
 import (
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -26,6 +27,7 @@ func TestConfigReaders(t *testing.T) {
 		info + "tpl.list":                    "/etc/tpl.conf\n/usr/lib/systemd/system/tpl@.service",
 		info + "tzdata.list":                 "/etc/timezone.conf\n",
 		info + "nginx-common.md5sums":        "x /etc/never\n",
+		info + "broken.list/":                "",
 		"var/lib/ucf/registry":               "openssh-server \t /etc/ssh/sshd_config\n",
 	})
 	tree := load(t, v, LoadOptions{Instances: []string{"tpl@one.service"}})
@@ -34,9 +36,11 @@ func TestConfigReaders(t *testing.T) {
 		"/etc/multi/all.conf", "/etc/multi/b.conf", "/etc/tpl.conf", "/etc/timezone.conf", "/usr/lib/x", "/etc/never",
 	}
 	for range 2 { // a second time adds nothing
-		if err := ConfigReaders(v, tree, paths); err != nil {
-			t.Fatal(err)
-		}
+		tree.Warnings = nil
+		ConfigReaders(v, tree, paths)
+	}
+	if len(tree.Warnings) != 1 || !strings.Contains(tree.Warnings[0], "broken.list") {
+		t.Errorf("a list that cannot be read: warnings %q", tree.Warnings)
 	}
 	got := map[string][]string{}
 	for name, u := range tree.Units {
