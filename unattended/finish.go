@@ -51,7 +51,11 @@ func (r *run) finish(ctx context.Context, again time.Time) error {
 	default:
 		err = errors.Join(err, remove(r.o.Dir, runName))
 	}
-	err = errors.Join(err, publish(r.h, r.o.Dir, r.u, r.state, list))
+	if e := publish(r.h, r.o.Dir, r.u, r.state, list); e != nil {
+		// Who is told less than he wants is no failure of the update.
+		r.warn(e.Error())
+		err = errors.Join(err, writeJSON(r.o.Dir, stateName, r.state))
+	}
 	if n.Reboot == 0 {
 		return err
 	}

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"maps"
 	"os"
 	"path/filepath"
@@ -96,6 +97,9 @@ func (System) Command(ctx context.Context, c Command) (string, error) {
 	theirs.Close()
 	if err != nil {
 		say.Close()
+		if why := unusable(c.Argv[0]); why != "" {
+			return "", fmt.Errorf("cannot run %s: %s", c.Argv[0], why)
+		}
 		return "", fmt.Errorf("cannot run %s: %w", c.Argv[0], err)
 	}
 	go func() {
@@ -130,6 +134,28 @@ func (System) Command(ctx context.Context, c Command) (string, error) {
 		return text, fmt.Errorf("%s ended with status %d", c.Argv[0], exit.Status)
 	}
 	return text, fmt.Errorf("%s was ended: %s", c.Argv[0], exit.Result)
+}
+
+// unusable says why a program cannot be run, "" where that is not to be seen: systemd tells only that
+// its start failed, and our service does not see people's homes.
+func unusable(program string) string {
+	for _, home := range []string{"/home/", "/root/", "/run/user/"} {
+		if strings.HasPrefix(program, home) {
+			return ""
+		}
+	}
+	st, err := os.Stat(program)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return "there is no such file"
+	case err != nil:
+		return ""
+	case st.IsDir():
+		return "it is a folder"
+	case st.Mode()&0o111 == 0:
+		return "it is not executable (chmod +x)"
+	}
+	return ""
 }
 
 // tailBuffer keeps the end of what is written to it.
