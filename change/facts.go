@@ -29,6 +29,7 @@ type Unit struct {
 	DropIns  []string
 	Masked   bool
 	Refused  string    // why the manager would not load it, as far as its files tell
+	Unmet    []Setting // conditions and assertions that do not hold, so that it would not be started
 	Settings []Setting // after resets by empty assignment
 	Uses     []Use     // services only; what its processes run and read
 }

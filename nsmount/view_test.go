@@ -388,6 +388,21 @@ func TestViewMountsChange(t *testing.T) {
 	}
 }
 
+// What was mounted over a path and then removed from where it lay cannot be shown, and
+// bars nothing: a bound file that was replaced by a rename is like this.
+func TestViewOfRemovedSources(t *testing.T) {
+	m := newMachine(t)
+	mkdir(t, m.dir+"/source/dir")
+	write(t, m.dir+"/source/file", "bound")
+	run(t, "mount", "--bind", m.dir+"/source/file", m.dir+"/etc/app/same")
+	cleanMount(t, m.dir+"/etc/app/same")
+	mount(t, m.dir+"/etc/app/dir", "--bind", m.dir+"/source/dir")
+	run(t, "rm", "-r", m.dir+"/source")
+	if out, err := m.view(t).Run(t.Context(), []string{"cat", "/etc/app/same"}); err != nil || string(out) != "same" {
+		t.Errorf("Run() = %q, %v; want what lies beneath", out, err)
+	}
+}
+
 // The machine that the tests run on has a view too, whatever is mounted there.
 func TestViewOfThisMachine(t *testing.T) {
 	needRoot(t)

@@ -155,6 +155,11 @@ func (b *builder) openCover(c *cover) error {
 	if own || !slices.Contains(shownCovers, c.mount.FSType) {
 		return nil
 	}
+	if strings.HasSuffix(c.mount.Root, "//deleted") {
+		// What was removed from its file system cannot be mounted once more (move_mount(2)
+		// gives ENOENT). The next boot shows what lies beneath, too.
+		return nil
+	}
 	tree, err := sys.OpenMount(nil, b.root.hostPath(c.point), true, false)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil // unmounted and removed meanwhile

@@ -122,7 +122,7 @@ func (p *planning) presetSteps() []string {
 func (p *planning) startPreset(l Link) {
 	by, dependency := strings.CutSuffix(path.Base(path.Dir(l.Path)), path.Ext(path.Dir(l.Path)))
 	def := lookup(p.in.New, l.Unit)
-	if _, reached := p.in.New.Reached[l.Unit]; reached || !dependency || def == nil || p.named(l.Unit) != nil || p.named(by) == nil {
+	if _, reached := p.in.New.Reached[l.Unit]; reached || !dependency || def == nil || len(def.Unmet) > 0 || p.named(l.Unit) != nil || p.named(by) == nil {
 		return
 	}
 	v := p.verdict(l.Unit)

@@ -275,6 +275,10 @@ func (p *planning) starts() {
 		if came, ok := p.canStartNow(def); ok && p.in.Old.Reached[name] != "" {
 			r = came
 		}
+		if len(def.Unmet) > 0 {
+			p.spare(name, r, unmet(def.Unmet[0]).Detail)
+			continue
+		}
 		v := p.verdict(name)
 		v.start = true
 		if yes(last(def, "Unit", "RefuseManualStart")) {

@@ -2,6 +2,7 @@ package planner
 
 import (
 	"path"
+	"slices"
 	"strings"
 
 	"github.com/liveupd/liveupd/change"
@@ -20,8 +21,29 @@ func (p *planning) unstartable() {
 		if r, ok := p.noStart(u.new); ok {
 			v.stop = true
 			v.reasons = append(v.reasons, r)
+			continue
 		}
+		if len(u.new.Unmet) == 0 {
+			continue
+		}
+		// What held it back before the update is not for the update to enforce.
+		why := slices.IndexFunc(u.new.Unmet, func(s change.Setting) bool {
+			return u.old == nil || !slices.ContainsFunc(u.old.Unmet, func(o change.Setting) bool { return o.Key == s.Key && o.Value == s.Value })
+		})
+		if v.stop = why >= 0; v.stop {
+			v.reasons = append(v.reasons, unmet(u.new.Unmet[why]))
+			continue
+		}
+		r := unmet(u.new.Unmet[0])
+		r.Detail += ": a restart would stop it"
+		v.deferred = true
+		v.reasons = append(v.reasons, r)
 	}
+}
+
+// unmet tells of a condition that does not hold in the new tree.
+func unmet(s change.Setting) change.Reason {
+	return change.Reason{Kind: "unit-file", Path: s.File, Detail: s.Key + "=" + s.Value + " does not hold"}
 }
 
 // noStart tells why a unit can be started no more once the update is there.

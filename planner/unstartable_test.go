@@ -111,3 +111,37 @@ func TestStartableAgain(t *testing.T) {
 		})
 	}
 }
+
+// A condition that does not hold in the new tree: who would be started is not, who would be
+// restarted is stopped where the update made it so, and else is left.
+func TestUnmet(t *testing.T) {
+	one := change.Setting{Section: "Unit", Key: "ConditionPathExists", Value: "/etc/one", File: fragment("a.service")}
+	two := change.Setting{Section: "Unit", Key: "AssertPathExists", Value: "/etc/two", File: fragment("a.service")}
+	runs := func(old, new []change.Setting) *scenario {
+		s := machine()
+		s.unit("a.service", "[Service]\nExecStart=/usr/bin/a\n")
+		s.maps("a.service", 5, "a", libssl).replace(libssl)
+		s.in.Old.Units["a.service"].Unmet, s.in.New.Units["a.service"].Unmet = old, new
+		return s
+	}
+	comes := machine()
+	comes.in.New.Units["a.service"] = define("a.service", "[Service]\nExecStart=/usr/bin/a\n")
+	comes.in.New.Units["a.service"].Unmet = []change.Setting{one}
+	comes.in.New.Reached["a.service"] = "multi-user.target"
+	for name, c := range map[string]struct {
+		in   *scenario
+		want string
+	}{
+		"holds":                    {runs([]change.Setting{one}, nil), "restart a.service"},
+		"the update brings it":     {runs(nil, []change.Setting{one}), "stop a.service"},
+		"it did not hold before":   {runs([]change.Setting{one}, []change.Setting{one}), "defer a.service"},
+		"the update brings a next": {runs([]change.Setting{one}, []change.Setting{one, two}), "stop a.service"},
+		"a new unit":               {comes, ""},
+	} {
+		p := Make(c.in.in)
+		if got := summary(p); got != c.want {
+			t.Errorf("%s: Make() = %s; want %s\n%s", name, got, c.want, pretty(p))
+		}
+		wellFormed(t, p)
+	}
+}

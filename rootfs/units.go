@@ -314,6 +314,9 @@ func (s *unitSet) load(name string) *change.Unit {
 	u.Settings = append(effective(all), linked...)
 	if ok {
 		u.Refused = cmp.Or(s.read(u.Fragment).refused, refused(u))
+		if s.user == nil {
+			u.Unmet = s.unmet(u)
+		}
 	}
 	return u
 }

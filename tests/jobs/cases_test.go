@@ -313,4 +313,16 @@ var cases = []struct {
 				"for i in $(seq 100); do systemctl is-active -q '@@-a@*.service' && exit; sleep 0.1; done; exit 1",
 		},
 	},
+	{
+		name: "a condition on a path that does not hold: what it ends is stopped, what it keeps from a start is not started",
+		old:  map[string]string{"@@-a.service": sleeper, "@@-b.service": "[Unit]\nConditionPathExists=!/etc/none\n" + sleeper, "@@-t.target": "[Unit]\nDescription=t\n"},
+		new: map[string]string{
+			"@@-a.service": "[Unit]\nConditionPathExists=/etc/none\n" + other,
+			"@@-b.service": "[Unit]\nConditionPathExists=!/etc/none\nAssertPathExists=/etc/passwd\n" + other,
+			"@@-c.service": "[Unit]\nConditionFileNotEmpty=!/etc/passwd\n" + sleeper,
+			"@@-t.target":  "[Unit]\nDescription=t\nWants=@@-c.service\n",
+		},
+		start: []string{"@@-a.service", "@@-b.service", "@@-t.target"},
+		want:  []string{"stop a.service", "restart b.service"},
+	},
 }
