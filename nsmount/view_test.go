@@ -392,12 +392,12 @@ func TestViewMountsChange(t *testing.T) {
 // bars nothing: a bound file that was replaced by a rename is like this.
 func TestViewOfRemovedSources(t *testing.T) {
 	m := newMachine(t)
-	mkdir(t, m.dir+"/source/dir")
-	write(t, m.dir+"/source/file", "bound")
-	run(t, "mount", "--bind", m.dir+"/source/file", m.dir+"/etc/app/same")
+	mkdir(t, m.dir+"/var/log/source/dir")
+	write(t, m.dir+"/var/log/source/file", "bound")
+	run(t, "mount", "--bind", m.dir+"/var/log/source/file", m.dir+"/etc/app/same")
 	cleanMount(t, m.dir+"/etc/app/same")
-	mount(t, m.dir+"/etc/app/dir", "--bind", m.dir+"/source/dir")
-	run(t, "rm", "-r", m.dir+"/source")
+	mount(t, m.dir+"/tmp", "--bind", m.dir+"/var/log/source/dir")
+	run(t, "rm", "-r", m.dir+"/var/log/source")
 	if out, err := m.view(t).Run(t.Context(), []string{"cat", "/etc/app/same"}); err != nil || string(out) != "same" {
 		t.Errorf("Run() = %q, %v; want what lies beneath", out, err)
 	}
