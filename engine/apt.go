@@ -13,6 +13,7 @@ import (
 
 	"github.com/liveupd/liveupd/change"
 	"github.com/liveupd/liveupd/internal/sys"
+	"github.com/liveupd/liveupd/internal/systemd"
 	"github.com/liveupd/liveupd/nsmount"
 	"github.com/liveupd/liveupd/rootfs"
 	"github.com/liveupd/liveupd/sandbox"
@@ -201,6 +202,9 @@ func (w *work) runApt(ctx context.Context, o apt.Options, ev Events) (*aptWork, 
 		},
 		Keep: apt.Keep,
 	}
+	if s.req.Live() && systemd.Booted() {
+		spec.Init = "systemd"
+	}
 	container := containerManager()
 	if container == "" {
 		// As for generators (uncontained): a folder in the file's place.
@@ -270,7 +274,7 @@ func aptFailed(ctx context.Context, phase string, debs []string, err error) erro
 	what := map[string]string{"fetching": "cannot get the packages", "installing": "cannot install the packages"}[phase]
 	if failure, ok := errors.AsType[*sandbox.Failure](err); ok {
 		if failure.Exit == apt.VerificationFailed {
-			return fmt.Errorf("%s: apt refuses what the archive has: %w; %w%s", what, change.ErrVerification, ErrNothingCommitted, quoteOutput(failure.Output))
+			return fmt.Errorf("%s: apt refuses what the archive has: %w%s; %w%s", what, change.ErrVerification, complaint(failure.Output), ErrNothingCommitted, quoteOutput(failure.Output))
 		}
 		how := fmt.Sprintf("apt ended with status %d", failure.Exit)
 		if failure.Signal != "" {

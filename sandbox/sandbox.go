@@ -64,8 +64,9 @@ type Spec struct {
 	Terminal bool
 	// Systemd tells that PID 1 can make a scope for the limits.
 	Systemd bool
-	Memory  int64 // bytes; 0 is no limit
-	Pids    int64 // processes; 0 is no limit
+	Init    string // what process 1 is called, for programs that ask by that what boots the machine; "" is a name of our own
+	Memory  int64  // bytes; 0 is no limit
+	Pids    int64  // processes; 0 is no limit
 	// Files are laid into the view before the command starts.
 	Files []File
 	// Keep names the files of the view's /run whose content is wanted afterwards.

@@ -34,13 +34,16 @@ const (
 	firstResult  = 4
 )
 
-// firstPath is what libcontainer executes; what follows it are firstPlain or firstTerminal, and
-// the command.
+// firstPath is what libcontainer executes; what follows it are firstPlain or firstTerminal, the
+// name of process 1, and the command.
 const (
 	firstPath     = "/proc/self/fd/3"
 	firstPlain    = "plain"
 	firstTerminal = "terminal"
 )
+
+// firstName is what process 1 is called where nobody wants another name for it.
+const firstName = "liveupd-first"
 
 // firstTasks is more than the threads that process 1 has: they count as processes, and
 // are not the command's.
@@ -57,7 +60,7 @@ type ended struct {
 type first struct{ program, ours, theirs *os.File }
 
 // under makes p, whose Args are the command's, a process 1 that starts the command.
-func under(p *libcontainer.Process, stateDir, how string) (*first, error) {
+func under(p *libcontainer.Process, stateDir, how, name string) (*first, error) {
 	f := &first{}
 	var err error
 	if f.program, err = exeseal.CloneSelfExe(stateDir); err != nil {
@@ -67,7 +70,10 @@ func under(p *libcontainer.Process, stateDir, how string) (*first, error) {
 		f.program.Close()
 		return nil, err
 	}
-	p.Args = append([]string{firstPath, how}, p.Args...)
+	if name == "" {
+		name = firstName
+	}
+	p.Args = append([]string{firstPath, how, name}, p.Args...)
 	p.ExtraFiles = []*os.File{f.program, f.theirs}
 	return f, nil
 }
@@ -90,14 +96,14 @@ func (f *first) read() *ended {
 
 // FirstMain is the main function of process 1; false where this is none.
 func FirstMain() bool {
-	if len(os.Args) < 3 || os.Args[0] != firstPath || os.Args[1] != firstPlain && os.Args[1] != firstTerminal {
+	if len(os.Args) < 4 || os.Args[0] != firstPath || os.Args[1] != firstPlain && os.Args[1] != firstTerminal {
 		return false
 	}
 	runtime.GOMAXPROCS(1)
 	// In place of the descriptor's number, for who looks at the processes.
-	_ = os.WriteFile("/proc/self/comm", []byte("liveupd-first"), 0)
+	_ = os.WriteFile("/proc/self/comm", []byte(os.Args[2]), 0)
 	e := &ended{}
-	if err := e.run(os.Args[2:], os.Args[1] == firstTerminal); err != nil {
+	if err := e.run(os.Args[3:], os.Args[1] == firstTerminal); err != nil {
 		e.Err = err.Error()
 		e.NotFound = errors.Is(err, fs.ErrNotExist) || errors.Is(err, exec.ErrNotFound)
 	}

@@ -83,7 +83,7 @@ func runOne(v View, s sandbox.Spec, c sandbox.Command, i int, res *sandbox.Resul
 		}
 		defer relay.close()
 	}
-	top, err := under(process, v.State, how)
+	top, err := under(process, v.State, how, s.Init)
 	if err != nil {
 		return fmt.Errorf("cannot prepare the sandbox: %w", err)
 	}

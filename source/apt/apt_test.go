@@ -1,6 +1,7 @@
 package apt
 
 import (
+	"regexp"
 	"strings"
 	"testing"
 
@@ -70,7 +71,8 @@ func TestJudge(t *testing.T) {
 		{Path: "/var/lib/place", Op: change.Metadata, Old: dir, New: dir},
 		{Path: "/var/log/dpkg.log", Op: change.Replace, Old: file, New: file},
 		{Path: "/var/log/wtmp", Op: change.Replace, Old: file, New: file},
-		{Path: "/var/single", Op: change.Metadata, Old: file, New: file},
+		{Path: "/var/lib/mysql/ibdata2", Op: change.Metadata, Old: file, New: file},
+		{Path: "/var/single", Op: change.Replace, Old: file, New: file},
 	}}
 	got := Judge(d, func(p string) bool { return p == "/var/lib/owned" })
 	want := Judged{
@@ -106,6 +108,35 @@ func TestScriptQuotes(t *testing.T) {
 	script := (&Options{Packages: []string{"a=1~b"}, Debs: []string{"/x y.deb"}}).Script()
 	if !strings.Contains(script, "install -- "+DebPath(0)+" 'a=1~b'") {
 		t.Errorf("the operation is not in the script:\n%s", script)
+	}
+}
+
+// What apt says of a signature is told from a server that does not answer, in the words of its
+// releases: gpgv's until 2.8, sqv's since.
+func TestRefused(t *testing.T) {
+	script := (&Options{}).Script()
+	_, rest, _ := strings.Cut(script, "\nrefused='")
+	pattern, _, ok := strings.Cut(rest, "'\n")
+	if !ok {
+		t.Fatal("the script has no pattern")
+	}
+	re := regexp.MustCompile(pattern)
+	for text, want := range map[string]bool{
+		"W: GPG error: http://x y InRelease: The following signatures couldn't be verified because the public key is not available: NO_PUBKEY 0E98":                                                                                                                                                   true,
+		"W: An error occurred during the signature verification. The repository is not updated and the previous index files will be used. GPG error: http://x y InRelease: The following signatures were invalid: EXPKEYSIG 0E98":                                                                     true,
+		"W: An error occurred during the signature verification. The repository is not updated and the previous index files will be used. OpenPGP signature verification failed: http://x y InRelease: Sub-process /usr/bin/sqv returned an error code (1), error message is: Error: Policy rejected": true,
+		"E: The repository 'http://x y InRelease' is not signed.":                               true,
+		"E: Release file for http://x/y/Release is expired (invalid since 3d 1h).":              true,
+		"E: Release file for http://x/y/Release is not valid yet (invalid for another 2d).":     true,
+		"E: Failed to fetch http://x/y/Packages  Hash Sum mismatch":                             true,
+		"W: Failed to fetch http://x/y/InRelease  Temporary failure resolving 'x'":              false,
+		"E: Failed to fetch http://x/y/InRelease  Could not connect to x:80 (192.0.2.1).":       false,
+		"E: Repository 'http://x y Release' changed its 'Origin' value from 'T' to 'T2'":        false,
+		"E: dpkg was interrupted, you must manually run 'dpkg --configure -a' to correct this.": false,
+	} {
+		if re.MatchString(text) != want {
+			t.Errorf("%q: refused is %t", text, !want)
+		}
 	}
 }
 

@@ -293,7 +293,7 @@ unattended_pins() {
 	done <$run/unattended
 }
 
-refused='Hash Sum mismatch|unauthenticated|is not signed|NO_PUBKEY|BADSIG|EXPKEYSIG|REVKEYSIG|signatures? (was|were|are) (invalid|not)|not valid yet|Release file .* expired'
+refused='Hash Sum mismatch|signature verification|unauthenticated|is not signed|NO_PUBKEY|BADSIG|EXPKEYSIG|REVKEYSIG|signatures? (was|were|are) (invalid|not)|not valid yet|Release file .* expired'
 
 fetch() {
 	seed

@@ -52,6 +52,7 @@ set -e
 [ "$2" = 1 ] || exit 0
 ! systemctl is-active --quiet spare.service
 systemctl is-active --quiet extra
+[ "$(ps -p 1 -o comm=)" = systemd ]
 systemctl enable --now spare.service
 systemctl disable --now extra
 ! systemctl is-active --quiet extra
@@ -129,10 +130,10 @@ func TestMisbehaving(t *testing.T) {
 			return err
 		}
 		if err := put(root, map[string]string{
-			"etc/conf.d/conf":                                  "mine\n",
-			"etc/conf.mine":                                    "linked\n",
-			"var/lib/mydb/data":                                "live\n",
-			"etc/systemd/system/mydb.service":                  "[Service]\nExecStart=/bin/sh -c 'exec 3>>/var/lib/mydb/data; exec sleep infinity'\n[Install]\nWantedBy=multi-user.target\n",
+			"etc/conf.d/conf":                 "mine\n",
+			"etc/conf.mine":                   "linked\n",
+			"var/lib/mydb/data":               "live\n",
+			"etc/systemd/system/mydb.service": "[Service]\nExecStart=/bin/sh -c 'exec 3>>/var/lib/mydb/data; exec sleep infinity'\n[Install]\nWantedBy=multi-user.target\n",
 			"etc/systemd/system/multi-user.target.wants/.keep": "",
 			"etc/systemd/system/spare.service":                 "[Service]\nExecStart=/bin/sleep infinity\n[Install]\nWantedBy=multi-user.target\n",
 			"etc/systemd/system/extra.service":                 "[Service]\nExecStart=/bin/sleep infinity\n[Install]\nWantedBy=multi-user.target\n",
