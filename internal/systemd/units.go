@@ -2,6 +2,7 @@ package systemd
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 
@@ -83,7 +84,11 @@ func (c *Conn) States(ctx context.Context, names []string) ([]*change.UnitState,
 		}
 		for i := from; i < to; i++ {
 			var props map[string]dbus.Variant
-			if err := l.answer(ctx, calls[i].unit, &props); err != nil {
+			err := l.answer(ctx, calls[i].unit, &props)
+			if _, refused := errors.AsType[dbus.Error](err); refused {
+				props, err = l.singly(ctx, names[i])
+			}
+			if err != nil {
 				return nil, fmt.Errorf("cannot read the state of %s: %w", names[i], err)
 			}
 			u := unitState(names[i], props)
@@ -99,6 +104,32 @@ func (c *Conn) States(ctx context.Context, names []string) ([]*change.UnitState,
 			serviceState(u, props)
 			out[i] = u
 		}
+	}
+	return out, nil
+}
+
+// stateProps are the properties of which a unit's state is made.
+var stateProps = []string{
+	"Id", "Names", "LoadState", "ActiveState", "SubState", "CanReload", "FragmentPath", "DropInPaths", "NeedDaemonReload", "RefuseManualStart", "RefuseManualStop",
+	"StateChangeTimestampMonotonic", "ActiveEnterTimestampMonotonic", "InactiveExitTimestampMonotonic", "RequiredBy", "RequisiteOf", "BoundBy", "ConsistsOf",
+	"PropagatesReloadTo", "PropagatesStopTo", "TriggeredBy", "Triggers", "ConditionResult", "ConditionTimestampMonotonic", "InvocationID",
+}
+
+// singly reads a unit's properties one by one and leaves out what PID 1 cannot tell: a drop-in
+// or a description that is no UTF-8 has no place in a message, and GetAll fails by it.
+func (l *link) singly(ctx context.Context, name string) (map[string]dbus.Variant, error) {
+	out := make(map[string]dbus.Variant, len(stateProps))
+	obj := l.jobs.Object(service, unitPath(name))
+	for _, prop := range stateProps {
+		var v dbus.Variant
+		err := l.answer(ctx, obj.Go(propsIface+".Get", 0, make(chan *dbus.Call, 1), unitIface, prop), &v)
+		if _, refused := errors.AsType[dbus.Error](err); refused && prop != "ActiveState" {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		out[prop] = v
 	}
 	return out, nil
 }

@@ -15,6 +15,18 @@ const refusedName = "tr-refused.service"
 // where its restart would have had to be taken back; one that is not started harms nobody.
 func refusedUnits(t *testing.T, m *machine.Machine, root string) {
 	t.Helper()
+	// systemd has no word for the name of this drop-in, and restarts the unit none the less.
+	process := func() string { return m.Shell("cat /sys/fs/cgroup/system.slice/" + refusedName + "/cgroup.procs") }
+	before := process()
+	up := fixture.NewTree(t, root).File(dir+"/"+refusedName+".d/\xff\x1b.conf", "[Service]\nNice=1\n", 0o644)
+	out := fixture.In(t, m, "apply", "--allow-unsigned", "--source", "tree:"+up.CopyTo(m, "/run/odd"), "--yes").Want(t, 0)
+	if got := out.Actions()[refusedName]; got != "restart" {
+		t.Errorf("a drop-in with an odd name: %s; want a restart", got)
+	}
+	if now := process(); now == "" || now == before {
+		t.Errorf("it was not restarted: %q", now)
+	}
+	fixture.In(t, m, "rollback", "--yes").Want(t, 0)
 	for what, c := range map[string]struct {
 		text, says string
 		code       int
