@@ -130,10 +130,9 @@ func TestMisbehaving(t *testing.T) {
 			return err
 		}
 		if err := put(root, map[string]string{
-			"etc/conf.d/conf":                 "mine\n",
-			"etc/conf.mine":                   "linked\n",
-			"var/lib/mydb/data":               "live\n",
-			"etc/systemd/system/mydb.service": "[Service]\nExecStart=/bin/sh -c 'exec 3>>/var/lib/mydb/data; exec sleep infinity'\n[Install]\nWantedBy=multi-user.target\n",
+			"etc/conf.d/conf":                                  "mine\n",
+			"var/lib/mydb/data":                                "live\n",
+			"etc/systemd/system/mydb.service":                  "[Service]\nExecStart=/bin/sh -c 'exec 3>>/var/lib/mydb/data; exec sleep infinity'\n[Install]\nWantedBy=multi-user.target\n",
 			"etc/systemd/system/multi-user.target.wants/.keep": "",
 			"etc/systemd/system/spare.service":                 "[Service]\nExecStart=/bin/sleep infinity\n[Install]\nWantedBy=multi-user.target\n",
 			"etc/systemd/system/extra.service":                 "[Service]\nExecStart=/bin/sleep infinity\n[Install]\nWantedBy=multi-user.target\n",
@@ -141,13 +140,16 @@ func TestMisbehaving(t *testing.T) {
 			return err
 		}
 		// The administrator keeps one of the conffiles elsewhere.
-		if err := os.Remove(filepath.Join(root, "etc/conf.d/linked")); err != nil {
+		if err := os.Rename(filepath.Join(root, "etc/conf.d/linked"), filepath.Join(root, "etc/conf.d/mine")); err != nil {
+			return err
+		}
+		if err := os.WriteFile(filepath.Join(root, "etc/conf.d/mine"), []byte("linked\n"), 0o644); err != nil {
 			return err
 		}
 		for name, target := range map[string]string{
 			"etc/systemd/system/multi-user.target.wants/mydb.service":  "../mydb.service",
 			"etc/systemd/system/multi-user.target.wants/extra.service": "../extra.service",
-			"etc/conf.d/linked": "../conf.mine",
+			"etc/conf.d/linked": "mine",
 		} {
 			if err := os.Symlink(target, filepath.Join(root, name)); err != nil {
 				return err
