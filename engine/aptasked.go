@@ -7,6 +7,8 @@ import (
 	"strings"
 
 	"github.com/liveupd/liveupd/change"
+	"github.com/liveupd/liveupd/sandbox"
+	"github.com/liveupd/liveupd/source/apt"
 )
 
 // unitStates are what the packages' scripts are told of the machine's units: the state of each by
@@ -28,6 +30,24 @@ func (w *work) unitStates(ctx context.Context) map[string]string {
 	return out
 }
 
+// withSystemctl gives a command of the operator's the systemctl that packages' scripts have:
+// vendors' installers say enable --now, too.
+func (w *work) withSystemctl(ctx context.Context, spec *sandbox.Spec) {
+	states := w.unitStates(ctx)
+	if states == nil {
+		return
+	}
+	for name, content := range apt.Systemctl(states) {
+		spec.Files = append(spec.Files, sandbox.File{Path: name, Mode: 0o755, Content: content})
+	}
+	spec.Keep = append(spec.Keep, apt.Keep...)
+	for i, e := range spec.Env {
+		if rest, ok := strings.CutPrefix(e, "PATH="); ok {
+			spec.Env[i] = "PATH=" + apt.BinDir + ":" + rest
+		}
+	}
+}
+
 // tellStopped says of which units the packages' scripts wanted an end, and which the plan leaves
 // running: nothing of what changes tells that they should not run.
 func (a *aptWork) tellStopped(p *change.Plan, facts *change.Facts) {
@@ -41,7 +61,7 @@ func (a *aptWork) tellStopped(p *change.Plan, facts *change.Facts) {
 		}) {
 			continue
 		}
-		p.Warnings = append(p.Warnings, fmt.Sprintf("a package's script asks for %s to be stopped, which the update does not do; if it shall not run: systemctl stop %s", u.Name, u.Name))
+		p.Warnings = append(p.Warnings, fmt.Sprintf("a script asks for %s to be stopped, which the update does not do; if it shall not run: systemctl stop %s", u.Name, u.Name))
 	}
 }
 

@@ -13,6 +13,7 @@ import (
 	"github.com/liveupd/liveupd/change"
 	"github.com/liveupd/liveupd/internal/sys"
 	"github.com/liveupd/liveupd/sandbox"
+	"github.com/liveupd/liveupd/source/apt"
 	"github.com/liveupd/liveupd/transact"
 )
 
@@ -133,10 +134,12 @@ func (s *session) planExec(ctx context.Context, w *work, report *change.Report, 
 		defer input.Close()
 		o.Input = input
 	}
-	_, err = w.runIn(ctx, sandbox.Spec{
+	spec := sandbox.Spec{
 		Commands: []sandbox.Command{{Argv: x.Argv, Network: x.Network}}, Env: execEnv(x.Env), Cwd: x.Dir, Umask: x.Umask, Terminal: x.Terminal,
 		Memory: x.Memory, Pids: x.Tasks,
-	}, o)
+	}
+	w.withSystemctl(ctx, &spec)
+	res, err := w.runIn(ctx, spec, o)
 	if failure, ok := errors.AsType[*sandbox.Failure](err); ok && report != nil {
 		report.Command = &change.CommandResult{Exit: failure.Exit, Signal: failure.Signal}
 	}
@@ -168,6 +171,9 @@ func (s *session) planExec(ctx context.Context, w *work, report *change.Report, 
 		return nil, err
 	}
 	p.plan.Source = execSource + shown
+	asked := &aptWork{recorded: apt.Read(res.Kept)}
+	p.plan.Asked = asked.recorded.Actions
+	asked.tellStopped(p.plan, p.facts)
 	p.plan.Warnings = append(p.plan.Warnings, left.warnings()...)
 	return p, nil
 }

@@ -46,6 +46,7 @@ func isName(p, refused string) bool {
 // kept between a plan and its apply.
 const (
 	RunDir       = "/run/liveupd"
+	BinDir       = RunDir + "/bin" // first in PATH
 	ScriptPath   = RunDir + "/apt"
 	ListsDir     = RunDir + "/lists"
 	ArchivesDir  = RunDir + "/archives"
@@ -118,9 +119,9 @@ func Stubs(container string) map[string]string {
 		container = "none"
 	}
 	out := map[string]string{RunDir + "/bin/systemd-detect-virt": strings.ReplaceAll(detectVirt, "CONTAINER", quote(container))}
-	out[RunDir+"/bin/systemctl"] = strings.NewReplacer("UNITS", recordUnits, "RECORD", recordPolicy).Replace(systemctl)
+	out[BinDir+"/systemctl"] = systemctlStub()
 	for name, to := range stubs {
-		out[RunDir+"/bin/"+name] = strings.ReplaceAll(stub, "TO", to)
+		out[BinDir+"/"+name] = strings.ReplaceAll(stub, "TO", to)
 	}
 	return out
 }
@@ -128,7 +129,7 @@ func Stubs(container string) map[string]string {
 // Environment is what maintainer scripts find.
 func Environment() []string {
 	return []string{
-		"PATH=" + RunDir + "/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+		"PATH=" + BinDir + ":/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
 		"HOME=/root", "LC_ALL=C.UTF-8", "DEBIAN_FRONTEND=noninteractive", "SYSTEMD_OFFLINE=1", "NEEDRESTART_SUSPEND=1",
 		"APT_LISTCHANGES_FRONTEND=none", "APT_LISTBUGS_FRONTEND=none",
 	}

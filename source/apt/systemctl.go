@@ -98,6 +98,18 @@ func Units(states map[string]string) map[string]string {
 	return map[string]string{recordUnits: "- " + machine + "\n" + b.String()}
 }
 
+// Systemctl gives the program and its file of units, for a sandbox that has no others of Stubs: it lies in
+// BinDir, and what it noted is read with Read.
+func Systemctl(states map[string]string) map[string]string {
+	out := Units(states)
+	out[BinDir+"/systemctl"] = systemctlStub()
+	return out
+}
+
+func systemctlStub() string {
+	return strings.NewReplacer("UNITS", recordUnits, "RECORD", recordPolicy).Replace(systemctl)
+}
+
 // Stopped are the units that the scripts asked to be stopped and not to be started again.
 func (r *Recorded) Stopped() []string {
 	last := map[string]string{}

@@ -315,4 +315,11 @@ func started(t *testing.T, m *machine.Machine, out *fixture.Output) {
 	if !slices.ContainsFunc(out.Plan.Warnings, func(w string) bool { return strings.Contains(w, "asks for extra.service to be stopped") }) {
 		t.Errorf("the plan does not say that extra goes on: %q", out.Plan.Warnings)
 	}
+	// So do vendors' installers.
+	unit := "[Service]\nExecStart=/bin/sleep infinity\n[Install]\nWantedBy=multi-user.target\n"
+	exec := fixture.Parse(t, m.Run("/usr/local/bin/liveupd", "exec", "--yes", "--json", "--", "sh", "-c",
+		"printf '"+unit+"' >/etc/systemd/system/vendor.service && systemctl enable --now vendor")).Want(t, 0)
+	if got := m.Shell("systemctl is-active vendor"); got != "active" || !slices.Equal(exec.Plan.Asked, []string{"vendor.service start"}) {
+		t.Errorf("vendor is %s, asked was %q", got, exec.Plan.Asked)
+	}
 }
