@@ -1,11 +1,12 @@
 #!/bin/bash
 # Prints the path of a cached Debian root, after making it where there is none.
 #
-#   root.sh bookworm|trixie|small|peers|night|together|vm|vm-grub|vm-bookworm
+#   root.sh bookworm|trixie|small|peers|night|together|servers-bookworm|servers-trixie|vm|vm-grub|vm-bookworm
 #
 # small is bookworm with nginx only, for `make run`; peers is trixie with what
 # liveupd is compared with; night is bookworm with three servers and what upgrades a Debian
-# machine unattended; together is trixie with all that looks after updates; vm is trixie with a kernel and what
+# machine unattended; together is trixie with all that looks after updates; servers-* have
+# servers with data of their own; vm is trixie with a kernel and what
 # builds its initrd, for virtual machines, vm-grub such a one with what makes
 # GRUB's entries, vm-bookworm an older kernel and AppArmor.
 #
@@ -44,6 +45,10 @@ together)
 	suite=trixie
 	packages="nginx cron openssh-server python3 perl libpam-systemd iproute2 procps unattended-upgrades needrestart etckeeper git"
 	;;
+servers-bookworm | servers-trixie)
+	suite=${name#servers-}
+	packages="nginx openssh-server python3 libpam-systemd iproute2 procps mariadb-server postgresql redis-server apache2 php-fpm rsyslog bind9 dovecot-imapd slapd samba"
+	;;
 vm)
 	suite=trixie
 	packages="linux-image-cloud-amd64 initramfs-tools dracut-core udev zstd e2fsprogs xfsprogs btrfs-progs kexec-tools busybox cron openssh-server iproute2 procps"
@@ -56,7 +61,7 @@ vm-bookworm)
 	suite=bookworm
 	packages="linux-image-cloud-amd64 apparmor"
 	;;
-*) die "usage: root.sh bookworm|trixie|small|peers|night|together|vm|vm-grub|vm-bookworm" ;;
+*) die "usage: root.sh bookworm|trixie|small|peers|night|together|servers-bookworm|servers-trixie|vm|vm-grub|vm-bookworm" ;;
 esac
 
 recipe=1 # raise it when the steps below change
