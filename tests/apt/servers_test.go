@@ -32,8 +32,8 @@ su postgres -c "psql -Atc 'select i from t'" >/run/has.postgresql
 redis-cli --raw smembers t >/run/has.redis
 for db in mariadb postgresql redis; do
 	test -s /run/taken.$db || echo "$db took nothing"
-	sort /run/has.$db >/run/sorted
-	sort /run/taken.$db | comm -23 - /run/sorted | sed "s/^/$db lost /"
+	sort -u /run/has.$db >/run/sorted
+	sort -u /run/taken.$db | comm -23 - /run/sorted | sed "s/^/$db lost /"
 done
 systemctl start writer.service`
 
@@ -68,7 +68,7 @@ func TestServers(t *testing.T) {
 				if out := m.Shell(lost); out != "" {
 					t.Errorf("%s: %s", when, out)
 				}
-				if out := m.Shell("dpkg --audit; apt-get -q check >/dev/null; systemctl list-units --failed --no-legend --plain; for u in mariadb postgresql redis-server apache2 nginx named dovecot slapd smbd; do systemctl is-active -q $u || echo $u is down; done"); out != "" {
+				if out := m.Shell("dpkg --audit; apt-get -q check >/dev/null; systemctl list-units --failed --no-legend --plain --type=service,socket,timer,mount; for u in mariadb postgresql redis-server apache2 nginx named dovecot slapd smbd; do systemctl is-active -q $u || echo $u is down; done"); out != "" {
 					t.Errorf("%s: %s", when, out)
 				}
 			}
