@@ -12,19 +12,24 @@ import (
 // StatusPath is dpkg's database of what is installed (dpkg(1), FILES).
 const StatusPath = "/var/lib/dpkg/status"
 
-// Installed reads a status file: versions by name and architecture, of packages that
-// are not only left with their configuration.
-func Installed(status []byte) map[string]change.Package {
-	out := map[string]change.Package{}
-	var p change.Package
-	installed := false
+// status is what a status file says of one package (deb-control(5), dpkg(1) "Package states").
+type status struct {
+	change.Package
+	state string // the last word of Status
+}
+
+// statuses reads a status file, by name and architecture; packages that are only left with their
+// configuration are not among them.
+func statuses(file []byte) map[string]status {
+	out := map[string]status{}
+	var p status
 	add := func() {
-		if installed && p.Name != "" {
+		if p.Name != "" && p.state != "" && p.state != "config-files" && p.state != "not-installed" {
 			out[p.Name+":"+p.Arch] = p
 		}
-		p, installed = change.Package{}, false
+		p = status{}
 	}
-	for full := range bytes.Lines(status) {
+	for full := range bytes.Lines(file) {
 		line := string(bytes.TrimRight(full, "\r\n"))
 		if line == "" {
 			add()
@@ -42,11 +47,23 @@ func Installed(status []byte) map[string]change.Package {
 		case "Version":
 			p.To = val
 		case "Status":
-			f := strings.Fields(val)
-			installed = len(f) == 3 && f[2] != "config-files" && f[2] != "not-installed"
+			p.state = ""
+			if f := strings.Fields(val); len(f) == 3 {
+				p.state = f[2]
+			}
 		}
 	}
 	add()
+	return out
+}
+
+// Installed reads a status file: versions by name and architecture, of packages that
+// are not only left with their configuration.
+func Installed(file []byte) map[string]change.Package {
+	out := map[string]change.Package{}
+	for key, p := range statuses(file) {
+		out[key] = p.Package
+	}
 	return out
 }
 
@@ -75,52 +92,17 @@ func Changed(before, after []byte) []change.Package {
 }
 
 // Finished lists the packages that one status file has unpacked or half-configured, or with
-// triggers that wait, and the other as installed, in the same version; sorted by name.
+// triggers that wait, and the other as installed, in the same version; sorted by name, with the
+// architecture where it is not all.
 func Finished(before, after []byte) []string {
 	old, now := statuses(before), statuses(after)
 	var out []string
 	for key, was := range old {
-		if was != now[key] && strings.HasPrefix(now[key], "installed ") && was[strings.IndexByte(was, ' '):] == now[key][len("installed"):] {
-			out = append(out, key)
+		if is := now[key]; was.state != is.state && is.state == "installed" && was.To == is.To {
+			out = append(out, strings.TrimSuffix(strings.TrimSuffix(key, ":all"), ":"))
 		}
 	}
 	slices.Sort(out)
-	return out
-}
-
-// statuses are "STATE VERSION" by name, with the architecture where it is not all.
-func statuses(status []byte) map[string]string {
-	out := map[string]string{}
-	var name, arch, state, version string
-	add := func() {
-		if name != "" && state != "" {
-			if arch != "" && arch != "all" {
-				name += ":" + arch
-			}
-			out[name] = state + " " + version
-		}
-		name, arch, state, version = "", "", "", ""
-	}
-	for line := range strings.Lines(string(status)) {
-		line = strings.TrimRight(line, "\r\n")
-		key, val, ok := strings.Cut(line, ": ")
-		switch {
-		case line == "":
-			add()
-		case !ok:
-		case key == "Package":
-			name = val
-		case key == "Architecture":
-			arch = val
-		case key == "Version":
-			version = val
-		case key == "Status":
-			if f := strings.Fields(val); len(f) == 3 {
-				state = f[2]
-			}
-		}
-	}
-	add()
 	return out
 }
 
