@@ -5,7 +5,6 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
-	"maps"
 	"path"
 	"slices"
 	"strings"
@@ -125,7 +124,7 @@ func (s *session) planApt(ctx context.Context, ev Events) (_ *planned, err error
 	}
 	did.tell(p.plan)
 	did.tellLive(p.plan, p.facts)
-	did.tellStopped(p.plan, p.facts)
+	tellStopped(&did.recorded, p.plan, p.facts)
 	p.plan.Source = s.req.Source
 	p.plan.Warnings = append(p.plan.Warnings, s.warnings...)
 	s.warnings = nil
@@ -211,14 +210,9 @@ func (w *work) runApt(ctx context.Context, o apt.Options, ev Events) (*aptWork, 
 		spec.Files = append(spec.Files, sandbox.File{Path: managerFile + "/none", Mode: 0o444})
 	}
 	if states := w.unitStates(ctx); states != nil {
-		for name, content := range apt.Units(states) {
-			spec.Files = append(spec.Files, sandbox.File{Path: name, Mode: 0o644, Content: content})
-		}
+		lay(&spec, 0o644, apt.Units(states))
 	}
-	stubs := apt.Stubs(container)
-	for _, name := range slices.Sorted(maps.Keys(stubs)) {
-		spec.Files = append(spec.Files, sandbox.File{Path: name, Mode: 0o755, Content: stubs[name]})
-	}
+	lay(&spec, 0o755, apt.Stubs(container))
 	phase := "fetching"
 	res, err := w.runIn(ctx, spec, sandbox.Options{Timeout: aptLimit, OnPhase: func(now string) {
 		phase = now

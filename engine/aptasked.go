@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -37,9 +38,7 @@ func (w *work) withSystemctl(ctx context.Context, spec *sandbox.Spec) {
 	if states == nil {
 		return
 	}
-	for name, content := range apt.Systemctl(states) {
-		spec.Files = append(spec.Files, sandbox.File{Path: name, Mode: 0o755, Content: content})
-	}
+	lay(spec, 0o755, apt.Systemctl(states))
 	spec.Keep = append(spec.Keep, apt.Keep...)
 	for i, e := range spec.Env {
 		if rest, ok := strings.CutPrefix(e, "PATH="); ok {
@@ -48,13 +47,20 @@ func (w *work) withSystemctl(ctx context.Context, spec *sandbox.Spec) {
 	}
 }
 
+// lay adds files to a sandbox, by name.
+func lay(spec *sandbox.Spec, mode uint32, files map[string]string) {
+	for _, name := range slices.Sorted(maps.Keys(files)) {
+		spec.Files = append(spec.Files, sandbox.File{Path: name, Mode: mode, Content: files[name]})
+	}
+}
+
 // tellStopped says of which units the packages' scripts wanted an end, and which the plan leaves
 // running: nothing of what changes tells that they should not run.
-func (a *aptWork) tellStopped(p *change.Plan, facts *change.Facts) {
+func tellStopped(recorded *apt.Recorded, p *change.Plan, facts *change.Facts) {
 	if facts == nil {
 		return
 	}
-	for _, unit := range a.recorded.Stopped() {
+	for _, unit := range recorded.Stopped() {
 		u := facts.Units[unit]
 		if u == nil || !u.Active() || slices.ContainsFunc(p.Units, func(up change.UnitPlan) bool {
 			return up.Unit == u.Name && up.Manager == "" && up.Action == change.ActionStop

@@ -171,9 +171,9 @@ func (s *session) planExec(ctx context.Context, w *work, report *change.Report, 
 		return nil, err
 	}
 	p.plan.Source = execSource + shown
-	asked := &aptWork{recorded: apt.Read(res.Kept)}
-	p.plan.Asked = asked.recorded.Actions
-	asked.tellStopped(p.plan, p.facts)
+	recorded := apt.Read(res.Kept)
+	p.plan.Asked = recorded.Actions
+	tellStopped(&recorded, p.plan, p.facts)
 	p.plan.Warnings = append(p.plan.Warnings, left.warnings()...)
 	return p, nil
 }
