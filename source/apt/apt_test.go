@@ -2,6 +2,7 @@ package apt
 
 import (
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -153,4 +154,18 @@ func FuzzInstalled(f *testing.F) {
 			t.Errorf("a file differs from itself: %v", got)
 		}
 	})
+}
+
+// What an earlier run of dpkg had begun is finished; what was only configuration is a new package.
+func TestFinished(t *testing.T) {
+	stanza := func(name, arch, state, version string) string {
+		return "Package: " + name + "\nStatus: install ok " + state + "\nArchitecture: " + arch + "\nVersion: " + version + "\n\n"
+	}
+	before := stanza("a", "all", "half-configured", "1") + stanza("b", "amd64", "unpacked", "1") + stanza("c", "amd64", "installed", "1") +
+		stanza("d", "amd64", "half-configured", "1") + stanza("e", "all", "config-files", "1") + stanza("f", "all", "triggers-pending", "1")
+	after := stanza("a", "all", "installed", "1") + stanza("b", "amd64", "installed", "1") + stanza("c", "amd64", "installed", "1") +
+		stanza("d", "amd64", "installed", "2") + stanza("e", "all", "installed", "1") + stanza("f", "all", "installed", "1")
+	if got, want := Finished([]byte(before), []byte(after)), []string{"a", "b:amd64", "f"}; !slices.Equal(got, want) {
+		t.Errorf("finished are %q; want %q", got, want)
+	}
 }
